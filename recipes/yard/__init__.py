@@ -1,0 +1,1 @@
+"""The embedded default: a yard that is rendered, and the small detector trained on it."""

@@ -1,0 +1,74 @@
+"""`nearfar`: the verbs, the exit codes, and one way in which every error is told.
+
+Exit codes: 0 done; 1 unexpected error; 2 wrong input, setting or port; 3 model or runtime; 4 inference; 5 video source;
+6 mesh; 7 no candidate, overload or deadline; 8 cancelled; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from nearfar import __version__
+from nearfar.cli import devices, fleet, models, run, simulate, up, watch
+from nearfar.errors import NearfarError
+
+app = typer.Typer(
+    name="nearfar",
+    help="AI inference where it should run: on the board, the gateway or the far end.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("up")(up.up)
+app.command("nodes")(fleet.nodes)
+app.command("services")(fleet.services)
+app.add_typer(models.app, name="models")
+app.command("run")(run.run)
+app.command("watch")(watch.watch)
+app.command("devices")(devices.devices)
+app.command("simulate")(simulate.simulate)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """AI inference where it should run: on the board, the gateway or the far end."""
+    if version:
+        print(f"nearfar {__version__}")
+        raise typer.Exit
+
+
+def tell(error: NearfarError, *, as_json: bool) -> None:
+    """Print an error as a person or a program wants it, on standard error; with --json also what a program reads."""
+    refusals = getattr(error, "refusals", ())
+    if as_json:
+        told = {"code": error.code, "message": error.message, "hint": error.hint, "refusals": list(refusals)}
+        print(json.dumps({"error": told}))
+        return
+    print(f"nearfar: {error}", file=sys.stderr)
+    for refusal in refusals:
+        print(f"  {refusal['subject']}: {refusal['reason']} [{refusal['code']}]", file=sys.stderr)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except NearfarError as error:
+        tell(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""`nearfar models`: list, add, pull, show and remove models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nearfar.cli.common import (
+    Config,
+    Fleet,
+    Home,
+    Join,
+    Json,
+    console,
+    escape,
+    fleet_flags,
+    in_loop,
+    print_json,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from nearfar.models.adding import AddOptions
+    from nearfar.models.manifest import Manifest
+    from nearfar.models.store import Store
+
+app = typer.Typer(help="List, add, pull, show and remove models.", invoke_without_command=True)
+
+
+@app.callback()
+def models(
+    context: typer.Context,
+    json: Json = False,
+    home: Home = None,
+    fleet: Fleet = None,
+    join: Join = None,
+    config: Config = None,
+) -> None:
+    """List the models in this machine's store and in the fleet, and who serves them."""
+    if context.invoked_subcommand is not None:
+        context.obj = home
+        return
+    from nearfar.cli.fleet import look, show
+    from nearfar.gateway.fleet import models_as_json
+
+    chosen = settings(fleet_flags(home, fleet, join, config))
+    rows = {row["model"]: row for row in models_as_json(*in_loop(look(chosen)))}
+    store = _store(home, config)
+    for name, reason in store.broken().items():
+        console(error=True).print(f"[red]The manifest of {name} cannot be used[/]: {reason}")
+    for manifest in store.list():
+        row = rows.setdefault(manifest.name, {"model": manifest.name, "served_by": [], "stored_on": []})
+        row |= {
+            "task": manifest.task.value,
+            "version": manifest.version,
+            "variants": [v.id for v in manifest.variants],
+            "licence": manifest.licence,
+            "here": True,
+        }
+    if json:
+        print_json([rows[name] for name in sorted(rows)])
+        return
+    show(
+        [rows[name] for name in sorted(rows)],
+        "No model was found.",
+        {
+            "model": lambda r: r["model"],
+            "task": lambda r: r.get("task", ""),
+            "variants": lambda r: escape(", ".join(r.get("variants", ()))),
+            "licence": lambda r: escape(r.get("licence", "")),
+            "here": lambda r: "yes" if r.get("here") else "no",
+            "served by": lambda r: ", ".join(r["served_by"]) or "[dim]nobody[/]",
+        },
+        spare=("licence", "variants", "task"),
+        wraps="served by",
+    )
+
+
+def _store(home: Path | None, config: Path | None = None) -> Store:
+    from nearfar.models.store import Store
+
+    return Store(settings(fleet_flags(home, None, None, config)).home / "models")
+
+
+def look_at(file: Path) -> Any:
+    """A model file's runtime, inputs and outputs; looked at in a process of its own, as it may be hostile."""
+    from nearfar.runtimes.inspect import inspect_isolated
+
+    seen = inspect_isolated(file)
+    return seen.runtime, seen.inputs, seen.outputs
+
+
+def add_model(store: Store, path: Path, options: AddOptions | None = None) -> Manifest:
+    """Take a model file into the store, its family recognised from its outputs."""
+    from nearfar.models.adding import AddOptions, add_file
+
+    return add_file(store, path, look_at, options or AddOptions())
+
+
+def _options(
+    name: str,
+    task: str | None,
+    labels: str | None,
+    decoder: str | None,
+    size: str | None,
+    precision: str | None,
+    variant: str,
+    licence: str,
+) -> AddOptions:
+    from nearfar.errors import InputError
+    from nearfar.models.adding import AddOptions
+    from nearfar.models.labels import read_labels
+
+    pair: tuple[int, int] | None = None
+    if size:
+        width, _, height = size.lower().partition("x")
+        if not (width.isdigit() and height.isdigit()):
+            raise InputError(f"--size is {size!r}.", "Write WIDTHxHEIGHT, such as 320x240.")
+        pair = (int(width), int(height))
+    return AddOptions(
+        name=name,
+        task=task,
+        labels=read_labels(labels) if labels else (),
+        decoder=decoder,
+        size=pair,
+        precision=precision,
+        variant=variant,
+        licence=licence,
+    )
+
+
+Task = Annotated[str | None, typer.Option("--task", help="object-detection, classification or tensors.")]
+Labels = Annotated[str | None, typer.Option("--labels", help="coco80, coco90, or a file with a label a line.")]
+Name = Annotated[str, typer.Option("--name", help="Name in the store; else made from the file's name.")]
+Decoder = Annotated[str | None, typer.Option("--decoder", help="Family of the outputs, when it is not recognised.")]
+Size = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT of the input, when the file leaves it open.")]
+Precision = Annotated[str | None, typer.Option("--precision", help="int8, fp16, fp32, ...; else as the file looks.")]
+VariantName = Annotated[str, typer.Option("--variant", help="Id of this variant; else format and precision.")]
+Licence = Annotated[str, typer.Option("--licence", help="Licence of the weights.")]
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Model file: .onnx or .tflite.")],
+    task: Task = None,
+    labels: Labels = None,
+    name: Name = "",
+    decoder: Decoder = None,
+    size: Size = None,
+    precision: Precision = None,
+    variant: VariantName = "",
+    licence: Licence = "",
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="Manifest (TOML) of the file, instead of recognising it.")
+    ] = None,
+    json: Json = False,
+    home: Home = None,
+) -> None:
+    """Add a model file; its family is recognised from its outputs. A known name gets one more variant."""
+    from nearfar.models.adding import add_with_manifest
+
+    store = _store(home or context.obj)
+    if manifest is not None:
+        _tell(add_with_manifest(store, file, manifest, look_at), json)
+        return
+    options = _options(name, task, labels, decoder, size, precision, variant, licence)
+    _tell(add_model(store, file, options), json)
+
+
+@app.command()
+def pull(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(help="hf:owner/repo/path/file.onnx, with @revision if needed.")],
+    sha256: Annotated[str | None, typer.Option("--sha256", help="What the file must be; else the hub's own.")] = None,
+    task: Task = None,
+    labels: Labels = None,
+    name: Name = "",
+    decoder: Decoder = None,
+    size: Size = None,
+    precision: Precision = None,
+    variant: VariantName = "",
+    licence: Licence = "",
+    json: Json = False,
+    home: Home = None,
+) -> None:
+    """Pull a model from a hub, check it, and add it. Needs the extra hub of the package."""
+    from nearfar.models.pull import pull as fetch
+
+    options = _options(name, task, labels, decoder, size, precision, variant, licence)
+    _tell(fetch(reference, _store(home or context.obj), look_at, sha256, options), json)
+
+
+@app.command()
+def show(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="Name of a model.")], home: Home = None
+) -> None:
+    """Print the manifest of a model."""
+    from nearfar.models.manifest_toml import to_toml
+
+    print(to_toml(_store(home or context.obj).get(name).manifest), end="")
+
+
+@app.command()
+def remove(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="Name of a model.")], home: Home = None
+) -> None:
+    """Remove a model from this machine's store."""
+    _store(home or context.obj).remove(name)
+    console().print(f"Removed [bold]{name}[/].")
+
+
+def _tell(manifest: Manifest, json: bool) -> None:
+    import msgspec
+
+    if json:
+        print_json(msgspec.to_builtins(manifest))
+        return
+    out = console()
+    kind = manifest.decoder.kind if manifest.decoder else "none"
+    out.print(
+        f"Added [bold]{manifest.name}[/]: {manifest.task.value}, decoder {kind}, {len(manifest.variants)} variant(s)."
+    )
+    why = manifest.provenance.get("recognised")
+    if why:
+        out.print(f"[dim]  {escape(why)}[/]")
+    out.print(f"Serve it with: [bold]nearfar up --model {manifest.name}[/]")

@@ -1,0 +1,121 @@
+"""`nearfar run`: one inference on one image, wherever it is best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nearfar.cli.common import (
+    Config,
+    Fleet,
+    Home,
+    Join,
+    Json,
+    console,
+    escape,
+    fleet_flags,
+    in_loop,
+    print_json,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from nearfar.settings import Settings
+    from nearfar.types.request import Answer, Qos
+
+
+def qos_of(deadline: str | None, privacy: str, node: str | None) -> Qos:
+    """QoS from flags. Raises `InputError` naming the flag."""
+    from nearfar.errors import InputError
+    from nearfar.types.request import Privacy, Qos
+    from nearfar.types.units import parse_milliseconds
+
+    if privacy not in set(Privacy):
+        raise InputError(f"--privacy is {privacy!r}.", f"Use one of {', '.join(Privacy)}.")
+    return Qos(parse_milliseconds(deadline) if deadline else None, Privacy(privacy), node)
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="Name of a model that the fleet serves.")],
+    image: Annotated[Path, typer.Argument(help="Image file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the image with its boxes.")] = None,
+    deadline: Annotated[str | None, typer.Option("--deadline", help="Answer within, such as 100ms.")] = None,
+    privacy: Annotated[str, typer.Option("--privacy", help="local, fleet or any.")] = "any",
+    node: Annotated[str | None, typer.Option("--node", help="Only this node may answer.")] = None,
+    json: Json = False,
+    home: Home = None,
+    fleet: Fleet = None,
+    join: Join = None,
+    config: Config = None,
+) -> None:
+    """Run a model on one image, on the node where it is best."""
+    from nearfar.errors import InputError
+
+    try:
+        data = image.read_bytes()
+    except OSError as error:
+        raise InputError(f"{image} cannot be read: {error.strerror}.", "Check the path.") from None
+    if output is not None:
+        check_target(output)
+    chosen = settings(fleet_flags(home, fleet, join, config))
+    answer, told, labels = in_loop(_ask(chosen, model, data, qos_of(deadline, privacy, node)))
+    drawn = output if "detections" in told else None
+    if drawn is not None:
+        _draw(data, answer, labels, drawn)
+    if json:
+        print_json(told)
+    else:
+        _print(told, drawn)
+    if output is not None and drawn is None:
+        raise InputError(f"{model} finds no boxes to draw; its task is {told['task']}.", "Leave -o away.")
+
+
+def check_target(output: Path) -> None:
+    """Raise `InputError` for a picture that could not be written, before an answer is asked for that would be lost."""
+    from nearfar.errors import InputError
+
+    kinds = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+    if output.suffix.lower() not in kinds:
+        raise InputError(f"{output} is no kind of picture.", f"Let its name end in {', '.join(kinds)}.")
+    if not output.parent.is_dir():
+        raise InputError(f"There is no folder {output.parent}.", "Make it first.")
+
+
+async def _ask(chosen: Settings, model: str, data: bytes, qos: Qos) -> tuple[Answer, dict[str, Any], tuple[str, ...]]:
+    from nearfar.client.connect import connect
+    from nearfar.gateway.answers import answer_as_json, labels_in
+    from nearfar.types.ids import ModelName
+    from nearfar.types.image import Image
+
+    async with connect(chosen) as client:
+        answer = await client.see(ModelName(model), Image.encoded(data), qos)
+        described = await client.described(answer)
+        manifest = described.manifest if described else None
+        return answer, answer_as_json(answer, manifest), labels_in(manifest) if manifest else ()
+
+
+def _draw(data: bytes, answer: Answer, labels: tuple[str, ...], output: Path) -> None:
+    from nearfar.models.images import pixels_of
+    from nearfar.types.image import Image
+    from nearfar.vision.draw import draw, footer_of
+    from nearfar.vision.record import write_image
+
+    write_image(output, draw(pixels_of(Image.encoded(data)), answer.detections(), labels, footer=footer_of(answer)))
+
+
+def _print(told: dict[str, Any], output: Path | None) -> None:
+    out = console()
+    rows = told.get("detections", told.get("classes", []))
+    for row in rows:
+        box = "  ".join(f"{v:7.1f}" for v in row["box"]) if "box" in row else ""
+        out.print(f"  {escape(row['label']):<16} {row['score']:.2f}  [dim]{box}[/]")
+    if not rows:
+        out.print("  nothing was found above the model's threshold")
+    stages = ", ".join(f"{name} {ms:.1f}" for name, ms in told["stages_ms"].items())
+    out.print(f"[dim]{told['served_by']} ({told['variant']}) answered in {told['total_ms']:.1f} ms: {stages}[/]")
+    for attempt in told["attempts"]:
+        out.print(f"[yellow]before: {escape(attempt)}[/]")
+    if output is not None:
+        out.print(f"[dim]boxes drawn in {output}[/]")

@@ -1,0 +1,192 @@
+"""`nearfar up`: run a node: its agent, its services and its gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nearfar.cli.common import Config, Fleet, Home, Join, console, fleet_flags, in_loop, settings
+
+if TYPE_CHECKING:
+    from nearfar.gateway.server import Gateway
+    from nearfar.models.store import Store
+    from nearfar.settings import Settings
+
+
+def up(
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Model to serve: a name in the store, or a file.")
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", "-p", help="Port of the gateway; 0 takes a free one.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address of the gateway.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of this node in the fleet.")] = None,
+    join: Join = None,
+    listen: Annotated[list[str] | None, typer.Option("--listen", help="Mesh endpoint to listen at.")] = None,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="Open the mesh to the local network, where nodes then find each other.")
+    ] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow a mesh endpoint beyond this machine without TLS.")
+    ] = False,
+    discover: Annotated[
+        bool | None, typer.Option("--discover/--no-discover", help="Find other nodes by multicast.")
+    ] = None,
+    fleet: Fleet = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of each engine.")] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option("--memory-limit", help="Most memory of one service, such as 500MiB.")
+    ] = None,
+    slowdown: Annotated[
+        float | None, typer.Option("--emulate-slowdown", help="Make inference so many times slower (for tests).")
+    ] = None,
+    delay: Annotated[
+        str | None, typer.Option("--emulate-delay", help="Delay each message of this node, such as 20ms (for tests).")
+    ] = None,
+    home: Home = None,
+    config: Config = None,
+) -> None:
+    """Run a node: its agent, its services, and the gateway at http://127.0.0.1:8080."""
+    flags: dict[str, Any] = fleet_flags(home, fleet, join, config) | {
+        "node.id": name,
+        "node.threads": threads,
+        "node.memory_limit": memory_limit,
+        "mesh.listen": tuple(listen) if listen else None,
+        "mesh.discover": discover,
+        "mesh.insecure": True if insecure else None,
+        "gateway.port": port,
+        "gateway.host": host,
+        "emulate.compute": slowdown,
+        "emulate.delay_ms": delay,
+    }
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("nearfar").setLevel(logging.INFO)
+    if lan and not listen:
+        flags |= lan_flags(settings(flags))
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop a node is not a failure
+        in_loop(run_node(settings(flags), model or []))
+
+
+LAN_PORT = 7447
+
+
+def lan_flags(chosen: Settings) -> dict[str, Any]:
+    """Listen on every interface: with TLS when the settings have certificates, else openly, as --lan asks for."""
+    import socket
+
+    scheme = "tls" if chosen.mesh.tls_cert else "tcp"
+    port = LAN_PORT
+    with socket.socket() as probe:
+        try:
+            probe.bind(("0.0.0.0", port))  # noqa: S104 - what --lan asks for
+        except OSError:
+            port = 0  # the usual port is taken, perhaps by another node of this machine
+    return {"mesh.listen": (f"{scheme}/0.0.0.0:{port}",), "mesh.insecure": True}
+
+
+def model_names(store: Store, wanted: list[str]) -> list[str]:
+    """Names in the store for what was asked: a name, or a file that is added first.
+
+    Raises `UnknownModel` with the nearest name, or what adding the file raises.
+    """
+    names = []
+    for text in wanted:
+        path = Path(text)
+        if path.suffix in (".onnx", ".tflite", ".xml", ".toml") or "/" in text:
+            from nearfar.cli.models import add_model
+
+            names.append(add_model(store, path).name)
+        else:
+            names.append(store.get(text).manifest.name)
+    return names
+
+
+async def run_node(settings: Settings, wanted: list[str]) -> None:
+    """Until cancelled. The gateway's port is taken first: a port that is busy must not start anything else."""
+    import asyncio
+    import gc
+    import signal
+
+    from nearfar.client.client import Client
+    from nearfar.client.policy import placement_policy
+    from nearfar.gateway.server import Address, Gateway
+    from nearfar.gateway.state import Limits, State
+    from nearfar.models.store import Store
+    from nearfar.node.assemble import assemble
+    from nearfar.node.identity import Claim, Running, node_id
+    from nearfar.node.inventory import take_isolated
+    from nearfar.types.ids import ModelName
+
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task.cancelling() or task.cancel())
+    policy = placement_policy(settings)
+    names = model_names(Store(settings.home / "models"), wanted or list(settings.node.models))
+    node = node_id(settings.home, settings.node.id)
+    claim = Claim(settings.home, node)
+    gateway: Gateway | None = None
+    try:
+        gate = settings.gateway
+        keys = read_keys(gate.api_key_file)
+        address = Address(gate.host, gate.port, gate.tls_cert, gate.tls_key)
+        address.check(keyed=bool(keys))
+        inventory = await take_isolated()
+        limits = Limits(gate.max_body, gate.max_in_flight, gate.default_deadline_ms)
+        parts = await assemble(settings, node, inventory)
+        client = Client(parts.mesh, node, policy)
+        gateway = Gateway(State(client, limits, keys), address, keyed=bool(keys))
+        try:
+            await gateway.start()
+            parts.agent.gateway = gateway.url
+            await parts.agent.start()
+            claim.tell(Running(node, os_pid(), settings.mesh.fleet, parts.endpoints, gateway.url))
+            parts.agent.desire([ModelName(n) for n in names])
+            _greet(settings, node, gateway.url, parts.endpoints, names)
+            gc.collect()
+            gc.freeze()  # what stands now stays: no collection during a request need look at it again
+            await parts.agent.run()
+        finally:
+            await gateway.close()
+            await parts.agent.close()
+            await client.close()
+            await parts.mesh.close()
+    except asyncio.CancelledError:
+        console(error=True).print("[dim]stopped[/]")
+    finally:
+        claim.close()
+
+
+def os_pid() -> int:
+    import os
+
+    return os.getpid()
+
+
+def read_keys(path: str) -> tuple[str, ...]:
+    """The API keys in a file, one a line; none when no file is set. Raises `SettingsError` when it holds none."""
+    from nearfar.errors import SettingsError
+
+    if not path:
+        return ()
+    try:
+        keys = tuple(filter(None, map(str.strip, Path(path).read_text().splitlines())))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The key file {path} cannot be read: {error}.", "Set [gateway] api_key_file.") from None
+    if not keys or not all(key.isascii() for key in keys):
+        raise SettingsError(f"The API key file {path} holds no key.", "Write a line of ASCII text for each into it.")
+    return keys
+
+
+def _greet(settings: Settings, node: str, url: str, endpoints: tuple[str, ...], names: list[str]) -> None:
+    from nearfar.mesh.zenoh_options import loopback
+
+    out = console(error=True)
+    out.print(f"[bold]{node}[/] is at [bold cyan]{url}[/] and starts {', '.join(names)}  (Ctrl-C stops it)")
+    out.print(f"[dim]  mesh {', '.join(endpoints)}, fleet {settings.mesh.fleet!r}, state in {settings.home}[/]")
+    if settings.mesh.insecure and not settings.mesh.tls_cert and not all(map(loopback, endpoints)):
+        out.print("[yellow]  the mesh is open without TLS: whoever is on this network can use this node[/]")
+    if all(map(loopback, endpoints)):
+        out.print("[dim]  reachable from this machine only; docs/how-to-connect-machines.md says how to open it[/]")

@@ -1,0 +1,313 @@
+"""Ask the fleet: decide from the snapshot, send over the mesh, try the next best while the deadline allows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from nearfar.client.view import FleetView
+from nearfar.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InferenceError,
+    InputError,
+    MeshError,
+    NearfarError,
+    NoCandidate,
+    Overloaded,
+    UnknownModel,
+    Unreachable,
+)
+from nearfar.fleet.events import RequestAnswered, RequestFailed, RequestSent
+from nearfar.fleet.snapshot import Snapshot
+from nearfar.mesh.base import Buffer, Mesh, Message
+from nearfar.node import keys
+from nearfar.node.prober import Prober
+from nearfar.node.worker import Description
+from nearfar.placement.decide import Decision, decide
+from nearfar.placement.policies.base import Policy
+from nearfar.placement.policies.registry import load as load_policy
+from nearfar.types.ids import ModelName, NodeId, ServiceId, StreamId, node_of
+from nearfar.types.image import Image
+from nearfar.types.request import Answer, Privacy, Qos, Request
+from nearfar.types.tensor import Tensor
+from nearfar.types.units import Bytes, Milliseconds, Seconds
+from nearfar.types.wire import CallHead, Operation, ReplyHead, body_of, decode_reply, encode, heads_of, tensors_of
+
+PATIENCE = 30.0
+"""Seconds to wait for an answer when the request has no deadline."""
+UNKNOWN_RTT_MS = 5.0
+"""What is assumed of a way that nobody has measured yet."""
+_ELSEWHERE = (MeshError, Overloaded, InferenceError)
+"""Failures after which another service may do better. An inference has no side effect, so repeating one is safe."""
+MOST_DEATHS = 2
+"""Services that may vanish over one request; then the request itself is what kills them."""
+MOST_ATTEMPTS = 8
+_NO_QOS = Qos()
+
+
+class Client:
+    """One participant that asks. `me` is the node it runs on, or an id of its own when it runs on none.
+
+    Used from one event loop. Every method that asks raises: `UnknownModel`, `NoCandidate` with the refusals of every
+    candidate, `Overloaded`, `DeadlineExceeded`, `InputError`, or what the last service tried said.
+    """
+
+    def __init__(self, mesh: Mesh, me: str, policy: Policy | str = "predictive") -> None:
+        self.mesh = mesh
+        self.me = me
+        self.view = FleetView(mesh, me)
+        self.policy = load_policy(policy) if isinstance(policy, str) else policy
+        self.on_decision: Callable[[Request, Decision], None] | None = None
+        """Called with every decision before it is acted on, to show or record it; must return at once."""
+        self._random = random.Random()  # noqa: S311 - spreads load, keeps no secret
+        self._prober: Prober | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self._descriptions: dict[tuple[ServiceId, str], Description] = {}
+
+    # -- what is known --------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        return self.view.snapshot(Seconds(time.monotonic()))
+
+    def decide(self, request: Request) -> Decision:
+        """Where the request would go now, with the figures and the refusals; nothing is sent."""
+        now = Seconds(time.monotonic())
+        return decide(self.view.snapshot(now), request, now, self._random, self.policy)
+
+    def link_to(self, model: ModelName, incumbent: ServiceId | None) -> tuple[float, float | None]:
+        """Round trip in milliseconds and bandwidth in bytes per second to whom the model's next request will likely go.
+
+        (0, None) on our own node; bandwidth is None also when it was not measured yet.
+        """
+        snapshot = self.snapshot()
+        services = (incumbent,) if incumbent is not None else snapshot.by_model.get(model, ())
+        if not services or any(node_of(service) == self.me for service in services):
+            return 0.0, None
+        links = [snapshot.links.get((NodeId(self.me), node_of(service))) for service in services[:8]]
+        best = min((link for link in links if link is not None), key=lambda link: link.rtt, default=None)
+        return (best.rtt, best.bandwidth) if best else (UNKNOWN_RTT_MS, None)
+
+    async def wait_for(self, model: ModelName, timeout: float, node: str | None = None) -> None:
+        """Return once a service for the model (on that node) may be asked; after `timeout` seconds raises why not."""
+        end = time.monotonic() + timeout
+        while True:
+            decision = self.decide(Request(model, self.me, qos=Qos(node=node)))
+            if decision.chosen is not None:
+                return
+            if time.monotonic() > end:
+                raise self._nobody(model, decision, [])
+            await asyncio.sleep(0.02)
+
+    def probe_links(self) -> None:
+        """Measure the way to every node ourselves; for a client that runs on no node, whose agent would."""
+        if self._prober is None:
+            self._prober = Prober(self.mesh, self.view.measured)
+            self._probing = asyncio.create_task(self._follow_nodes(self._prober), name="follow nodes")
+
+    async def _follow_nodes(self, prober: Prober) -> None:
+        while True:
+            snapshot = self.snapshot()
+            prober.follow(node for node, view in snapshot.nodes.items() if view.alive and node != self.me)
+            await asyncio.sleep(0.25)
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    async def infer(
+        self,
+        model: ModelName,
+        inputs: Sequence[Tensor],
+        qos: Qos = _NO_QOS,
+        *,
+        wanted: Sequence[str] = (),
+    ) -> Answer:
+        """Tensors in, tensors out, untouched by any processing."""
+        head = CallHead(Operation.INFER, 0.0, heads_of(inputs), None, tuple(wanted))
+        size = sum(tensor.nbytes for tensor in inputs)
+        return await self._ask(Request(model, self.me, Bytes(size), qos=qos), head, body_of(inputs) or [b""])
+
+    async def see(
+        self,
+        model: ModelName,
+        image: Image,
+        qos: Qos = _NO_QOS,
+        *,
+        stream: StreamId | None = None,
+        incumbent: ServiceId | None = None,
+    ) -> Answer:
+        """An image in; `boxes`, `scores` and `class_ids` (or a classifier's `scores`, `class_ids`) out."""
+        head = CallHead(Operation.SEE, 0.0, (), (image.kind.value, image.width, image.height))
+        request = Request(model, self.me, Bytes(image.nbytes), qos=qos, stream=stream, incumbent=incumbent)
+        return await self._ask(request, head, [image.buffer])
+
+    async def described(self, answer: Answer, timeout: float = 2.0) -> Description | None:
+        """What the service that gave an answer serves: its own manifest, and no other of that name. None when it does
+        not say so within `timeout` seconds; a good answer must not fail over its labels."""
+        node, _, model = answer.served_by.partition("/")
+        view = self.snapshot().services.get(answer.served_by)
+        known = self._descriptions.get((answer.served_by, view.report.instance if view else ""))
+        if known is not None:
+            return known
+        try:
+            return await self.describe(ModelName(model), Qos(Milliseconds(timeout * 1000), node=node))
+        except NearfarError:
+            return None
+
+    async def describe(self, model: ModelName, qos: Qos = _NO_QOS) -> Description:
+        """The manifest and the tensors of a model, as one of its services states them; kept while that one lives."""
+        decision = self.decide(Request(model, self.me, qos=qos))
+        if decision.chosen is not None:
+            view = self.snapshot().services.get(decision.chosen)
+            known = self._descriptions.get((decision.chosen, view.report.instance if view else ""))
+            if known is not None:
+                return known
+        answer = await self._ask(Request(model, self.me, qos=qos), CallHead(Operation.DESCRIBE), [b""])
+        described = _description(answer)
+        view = self.snapshot().services.get(answer.served_by)
+        if view is not None:
+            for old in [key for key in self._descriptions if key[0] == answer.served_by]:
+                del self._descriptions[old]
+            self._descriptions[(answer.served_by, view.report.instance)] = described
+        return described
+
+    async def _ask(self, request: Request, head: CallHead, body: Sequence[Buffer]) -> Answer:
+        start = time.monotonic()
+        deadline = request.qos.deadline
+        end = start + (deadline / 1000 if deadline is not None else PATIENCE)
+        attempts: list[tuple[ServiceId, NearfarError]] = []
+        while True:
+            now = Seconds(time.monotonic())
+            decision = decide(self.view.snapshot(now), request, now, self._random, self.policy)
+            if self.on_decision is not None:
+                self.on_decision(request, decision)
+            if decision.chosen is None:
+                raise self._nobody(request.model, decision, attempts)
+            service = decision.chosen
+            try:
+                return await self._attempt(service, request, head, body, start, end, attempts)
+            except _ELSEWHERE as error:
+                attempts.append((service, error))
+                deaths = sum(isinstance(e, Unreachable) and e.vanished for _, e in attempts)
+                if deaths >= MOST_DEATHS:
+                    raise InferenceError(
+                        f"{deaths} services died over this request: {_tell(attempts)}.",
+                        "It is not tried again: its input may be what ends them.",
+                    ) from None
+                if len(attempts) >= MOST_ATTEMPTS:
+                    raise
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise DeadlineExceeded(f"The deadline passed after {_tell(attempts)}.") from None
+                qos = request.qos
+                if deadline is not None:
+                    qos = msgspec.structs.replace(qos, deadline=Milliseconds(left * 1000))
+                request = msgspec.structs.replace(request, qos=qos, excluded=(*request.excluded, service))
+
+    async def _attempt(
+        self,
+        service: ServiceId,
+        request: Request,
+        head: CallHead,
+        body: Sequence[Buffer],
+        start: float,
+        end: float,
+        attempts: Sequence[tuple[ServiceId, NearfarError]],
+    ) -> Answer:
+        sent = time.monotonic()
+        if request.qos.deadline is not None:
+            head = msgspec.structs.replace(head, budget_ms=max(0.01, (end - sent) * 1000))
+        self.view.add(RequestSent(service, Seconds(sent)))
+        code = Cancelled.code
+        waited: Milliseconds | None = None
+        try:
+            private = request.qos.privacy is Privacy.LOCAL
+            message = await self.mesh.request(
+                keys.service_key(service), encode(head), body, end - sent, private=private
+            )
+            reply, outputs = _read(message, service, head.operation)
+            code = ""
+        except NearfarError as error:
+            code = error.code
+            waited = Milliseconds((time.monotonic() - sent) * 1000)
+            raise
+        finally:
+            if code:
+                self.view.add(RequestFailed(service, code, Seconds(time.monotonic()), waited))
+        now = time.monotonic()
+        if request.qos.deadline is not None and now > end:  # our own timer was late: a promise is a promise
+            self.view.add(
+                RequestFailed(service, DeadlineExceeded.code, Seconds(now), Milliseconds((now - sent) * 1000))
+            )
+            raise DeadlineExceeded(f"{service} answered {(now - end) * 1000:.1f} ms after the deadline.")
+        stages = reply.stages
+        stages = msgspec.structs.replace(stages, link=max(0.0, (now - sent) * 1000 - stages.total))
+        moved = Bytes(request.size + len(message.body))
+        self.view.add(RequestAnswered(service, stages, Seconds(now), reply.queued, moved))
+        return Answer(outputs, service, reply.variant, stages, tuple(f"{s}: {e.message}" for s, e in attempts))
+
+    def _nobody(
+        self, model: ModelName, decision: Decision, attempts: Sequence[tuple[ServiceId, NearfarError]]
+    ) -> NearfarError:
+        tried = dict(attempts)
+        refusals = [
+            {"subject": r.subject, "code": r.code, "reason": str(tried.get(ServiceId(r.subject), r.reason))}
+            for r in decision.refusals
+        ]
+        if attempts and isinstance(last := attempts[-1][1], MeshError) and not isinstance(last, Unreachable):
+            return last  # nobody else can take it, and this says more than that nobody can
+        snapshot = self.snapshot()
+        if not (any(n.alive for n in snapshot.nodes.values()) or any(s.alive for s in snapshot.services.values())):
+            return NoCandidate(
+                f"No node of the fleet can be seen, so nobody can take {model}.",
+                "Start one with 'nearfar up', or give --join ENDPOINT.",
+                refusals,
+            )
+        if any(r.code == UnknownModel.code for r in decision.refusals):
+            return UnknownModel(decision.reason, "See 'nearfar services' for what the fleet serves.")
+        overloaded = [e for _, e in attempts if isinstance(e, Overloaded)]
+        retry = min((e.retry_after for e in overloaded), default=1.0)
+        if overloaded and len(overloaded) == len(attempts):
+            return Overloaded(f"Every service of {model} is busy: {_tell(attempts)}.", "Try again later.", retry)
+        told = f" after {_tell(attempts)}" if attempts else ""
+        return NoCandidate(f"No service can take {model}{told}: {decision.reason}", "", refusals, retry)
+
+    async def close(self) -> None:
+        """Stop listening; the mesh is the caller's to close."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
+        if self._prober is not None:
+            await self._prober.close()
+        self.view.close()
+
+
+def _read(message: Message, service: ServiceId, operation: Operation) -> tuple[ReplyHead, list[Tensor]]:
+    """The answer in a message. Raises the failure that it carries, `MeshError` when it makes no sense."""
+    try:
+        reply = decode_reply(message.head)
+        if reply.failure is None:
+            if operation is Operation.DESCRIBE:
+                return reply, [Tensor.raw("description", message.body)]
+            return reply, tensors_of(reply.tensors, message.body)
+    except (msgspec.MsgspecError, InputError) as error:  # its fault, not the caller's input
+        raise _unreadable(service, error) from None
+    raise reply.failure.error()
+
+
+def _description(answer: Answer) -> Description:
+    try:
+        return msgspec.json.decode(answer.outputs[0].buffer, type=Description)
+    except ValueError as error:  # not JSON, not UTF-8
+        raise _unreadable(answer.served_by, error) from None
+
+
+def _unreadable(service: ServiceId, error: Exception) -> MeshError:
+    return MeshError(f"{service} answered what cannot be read: {error}.", "Does it run another version?")
+
+
+def _tell(attempts: Sequence[tuple[ServiceId, NearfarError]]) -> str:
+    return "; ".join(f"{service}: {error.message}" for service, error in attempts)

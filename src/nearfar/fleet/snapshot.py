@@ -1,0 +1,133 @@
+"""The fleet at one moment: frozen values that placement, the dashboard and `/metrics` read.
+
+The mappings are plain dicts for speed and are never changed once they stand in a snapshot; `reduce.fold` copies those
+it touches. Every moment is the monotonic clock of the one who looks, so ages never compare clocks of two machines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from nearfar.types.ids import ModelName, NodeId, ServiceId
+from nearfar.types.telemetry import NodeReport, ServiceReport, ServiceState
+from nearfar.types.units import Bytes, BytesPerSecond, Milliseconds, Ratio, Seconds
+
+FRESH = Seconds(2.0)
+"""Telemetry comes at 2 Hz: older than this means four reports in a row are missing."""
+NEVER = Seconds(-math.inf)
+"""The moment of what has not happened yet."""
+
+_READY = ServiceState.READY
+
+
+class ServiceView(msgspec.Struct, frozen=True):
+    """What is known of one service."""
+
+    report: ServiceReport
+    alive: bool = False
+    """Its liveliness token is there. Only tokens set this: a late report never revives the dead."""
+    heard: Seconds = NEVER
+    """When the last report came."""
+    since: Seconds = NEVER
+    """When `alive` last changed."""
+    instances: tuple[str, ...] = ()
+    """Instances that reported, the current one first, at most four."""
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """What is known of one node; `report` is None between its token and its first telemetry."""
+
+    report: NodeReport | None = None
+    alive: bool = False
+    heard: Seconds = NEVER
+    since: Seconds = NEVER
+    instances: tuple[str, ...] = ()
+
+
+class LinkView(msgspec.Struct, frozen=True, gc=False):
+    """One direction of the link matrix, as its source last measured it. Loss is 0 to 1; bandwidth None is unknown."""
+
+    rtt: Milliseconds
+    jitter: Milliseconds = Milliseconds(0.0)
+    loss: Ratio = Ratio(0.0)
+    bandwidth: BytesPerSecond | None = None
+    heard: Seconds = NEVER
+
+
+class Observed(msgspec.Struct, frozen=True, gc=False):
+    """How one service behaved towards this client; averages are exponential with weight `reduce.WEIGHT`."""
+
+    ratio: float = 1.0
+    """Service time measured by answers over the service time reported at that moment, 0.25 to 4."""
+    link: Milliseconds | None = None
+    """Mean time that answers spent outside the service; includes moving `moved` bytes. None before the first answer."""
+    jitter: Milliseconds = Milliseconds(0.0)
+    """Mean absolute deviation of `link`."""
+    moved: Bytes = Bytes(0)
+    """Mean bytes moved both ways by the requests behind `link`."""
+    failures: int = 0
+    """Failures in a row that are the service's or the network's fault."""
+    error: str = ""
+    """Code of the last such failure."""
+    failed_at: Seconds = NEVER
+    answered_at: Seconds = NEVER
+    queued: int = 0
+    """Requests that waited there when it last answered or refused; newer than its telemetry if `queued_at` is."""
+    queued_at: Seconds = NEVER
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The fleet as `me` sees it. All of it is soft state: it is rebuilt from the mesh after a restart."""
+
+    me: str
+    """Id of who looks: a node, or a client that runs on none."""
+    nodes: Mapping[NodeId, NodeView] = {}
+    services: Mapping[ServiceId, ServiceView] = {}
+    by_model: Mapping[ModelName, tuple[ServiceId, ...]] = {}
+    """Services of each model, sorted; also those that are gone and not yet forgotten."""
+    links: Mapping[tuple[NodeId, NodeId], LinkView] = {}
+    """(source, destination) -> what the source measured."""
+    pending: Mapping[ServiceId, int] = {}
+    """Requests of this client that are under way; services with none are absent."""
+    observed: Mapping[ServiceId, Observed] = {}
+
+
+def freshness(view: ServiceView | NodeView, now: Seconds) -> Seconds:
+    """Age of the last report in seconds; infinite when there was none."""
+    return Seconds(now - view.heard)
+
+
+_HEALTHY = (True, "", "")
+
+
+def service_health(view: ServiceView, node: NodeView | None, now: Seconds) -> tuple[bool, str, str]:
+    """Whether a service may be asked, else a code (`gone`, `stale`, `starting`, `failed`, `stopping`) and the reason.
+
+    Healthy is: token present, telemetry at most `FRESH` old, state ready. The agent is not on the data path, so a
+    service whose agent is gone stays healthy; `node` only tells a dead process from a dead machine.
+
+    >>> from nearfar.types.ids import ServiceId, VariantId
+    >>> report = ServiceReport(ServiceId("pi/yard"), NodeId("pi"), ModelName("yard"), VariantId("v"), "onnx", "cpu",
+    ...     ServiceState.READY, "fastest here")
+    >>> service_health(ServiceView(report, alive=True, heard=Seconds(10.0)), None, Seconds(13.1))
+    (False, 'stale', 'no telemetry for 3.1 s')
+    """
+    report = view.report
+    age = now - view.heard
+    state = report.state
+    if age <= FRESH:
+        if state is not _READY:
+            return False, state.value, f"{state.value}: {report.reason}" if report.reason else state.value
+        if view.alive:
+            return _HEALTHY
+    if not view.alive:
+        gone = "" if view.since == NEVER else f" for {now - view.since:.1f} s"
+        if node is not None and not node.alive:
+            return False, "gone", f"its node is gone{gone}"
+        return False, "gone", f"its process has not been on the mesh{gone}"
+    if view.heard == NEVER:
+        return False, "stale", "on the mesh, but no telemetry has come yet"
+    return False, "stale", f"no telemetry for {age:.1f} s"

@@ -1,0 +1,1 @@
+"""HTTP adapters: Open Inference Protocol, detection, fleet, metrics. Their wire names live here alone."""

@@ -1,0 +1,42 @@
+"""What a caller may state in headers, on every path: `Nearfar-Deadline`, `Nearfar-Privacy`, `Nearfar-Node`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nearfar.errors import InputError
+from nearfar.types.request import STAGE_NAMES, Answer, Privacy, Qos
+from nearfar.types.units import Milliseconds, parse_milliseconds
+
+LONGEST_DEADLINE_MS = 600_000.0
+
+
+def qos_of(headers: Iterable[tuple[bytes, bytes]], default_deadline_ms: float = 0.0) -> Qos:
+    """The QoS that the headers (lower-case names) state. Raises `InputError` naming the header."""
+    deadline = Milliseconds(default_deadline_ms) if default_deadline_ms else None
+    privacy = Privacy.ANY
+    node: str | None = None
+    for name, value in headers:
+        if not name.startswith(b"nearfar-"):
+            continue
+        text = value.decode("latin-1").strip()
+        if name == b"nearfar-deadline":
+            try:
+                deadline = Milliseconds(min(parse_milliseconds(text), LONGEST_DEADLINE_MS))
+            except InputError as error:
+                raise InputError(f"Nearfar-Deadline: {error.message}", error.hint) from None
+        elif name == b"nearfar-privacy":
+            try:
+                privacy = Privacy(text)
+            except ValueError:
+                raise InputError(f"Nearfar-Privacy is {text!r}.", f"Use one of {', '.join(Privacy)}.") from None
+        elif name == b"nearfar-node":
+            node = text
+    return Qos(deadline, privacy, node)
+
+
+def told(answer: Answer) -> list[tuple[bytes, bytes]]:
+    """Response headers that say who answered and where the time went (W3C Server Timing, in milliseconds)."""
+    stages = answer.stages
+    timing = ", ".join(f"{name};dur={getattr(stages, name):.3f}" for name in STAGE_NAMES)
+    return [(b"nearfar-served-by", answer.served_by.encode()), (b"server-timing", timing.encode())]

@@ -1,0 +1,142 @@
+"""`/metrics`: the gateway's own counts, and the fleet as its snapshot shows it, in Prometheus' text format."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from nearfar.fleet.snapshot import Snapshot, service_health
+from nearfar.gateway.state import State
+from nearfar.types.histogram import Histogram
+from nearfar.types.ids import node_of
+from nearfar.types.units import Seconds
+
+BOUNDS_MS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 5000.0)
+
+METRICS: Mapping[str, str] = {
+    "nearfar_requests": "Requests that this gateway took, by model and outcome.",
+    "nearfar_in_flight": "Requests that this gateway works on now.",
+    "nearfar_request_stage_seconds": "Time of answered requests by model and stage.",
+    "nearfar_node_up": "1 when the node is on the mesh.",
+    "nearfar_node_cpu_ratio": "Busy share of the node's usable cores.",
+    "nearfar_node_memory_free_bytes": "Memory that the node has left.",
+    "nearfar_node_temperature_celsius": "Hottest sensor of the node; absent when it has none.",
+    "nearfar_link_rtt_seconds": "Round trip between two nodes.",
+    "nearfar_link_loss_ratio": "Share of pings between two nodes without an answer.",
+    "nearfar_link_bandwidth_bytes_per_second": "Measured bandwidth between two nodes; absent when unknown.",
+    "nearfar_service_up": "1 when the service may be asked.",
+    "nearfar_service_queued": "Requests that wait at the service.",
+    "nearfar_service_in_flight": "Requests that the service works on.",
+    "nearfar_service_answered": "Requests that the service answered since it started.",
+    "nearfar_service_failed": "Requests that failed in the service since it started.",
+    "nearfar_service_refused": "Requests that the service refused since it started.",
+    "nearfar_service_memory_bytes": "Resident memory of the service process.",
+    "nearfar_service_stage_seconds": "Time in the service by stage since it started.",
+}
+"""Every metric with its help text; documented in docs/reference-http.md."""
+
+Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+
+
+class FleetCollector(Collector):
+    """Reads state and snapshot at scrape time; nothing is counted twice."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def collect(self) -> Iterable[Family]:
+        now = Seconds(time.monotonic())
+        yield from self._own()
+        yield from _fleet(self._state.client.snapshot(), now)
+
+    def _own(self) -> Iterable[Family]:
+        state = self._state
+        requests = _counter("nearfar_requests", "model", "outcome")
+        for (model, outcome), count in state.outcomes.items():
+            requests.add_metric([model, outcome], count)
+        yield requests
+        in_flight = _gauge("nearfar_in_flight")
+        in_flight.add_metric([], state.in_flight)
+        yield in_flight
+        stages = _histogram("nearfar_request_stage_seconds", "model", "stage")
+        for (model, stage), histogram in state.stages.items():
+            _add(stages, [model, stage], histogram)
+        yield stages
+
+
+def _fleet(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
+    up = _gauge("nearfar_node_up", "node")
+    cpu = _gauge("nearfar_node_cpu_ratio", "node")
+    memory = _gauge("nearfar_node_memory_free_bytes", "node")
+    heat = _gauge("nearfar_node_temperature_celsius", "node")
+    for node, view in snapshot.nodes.items():
+        up.add_metric([node], int(view.alive))
+        if view.report is not None:
+            cpu.add_metric([node], view.report.cpu)
+            memory.add_metric([node], view.report.memory_free)
+            if view.report.temperature is not None:
+                heat.add_metric([node], view.report.temperature)
+    yield from (up, cpu, memory, heat)
+    rtt = _gauge("nearfar_link_rtt_seconds", "source", "destination")
+    loss = _gauge("nearfar_link_loss_ratio", "source", "destination")
+    bandwidth = _gauge("nearfar_link_bandwidth_bytes_per_second", "source", "destination")
+    for (source, destination), link in snapshot.links.items():
+        rtt.add_metric([source, destination], link.rtt / 1000)
+        loss.add_metric([source, destination], link.loss)
+        if link.bandwidth is not None:
+            bandwidth.add_metric([source, destination], link.bandwidth)
+    yield from (rtt, loss, bandwidth)
+    yield from _services(snapshot, now)
+
+
+def _services(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
+    labels = ("node", "model", "variant", "runtime")
+    gauges = {
+        name: _gauge(f"nearfar_service_{name}", *labels) for name in ("up", "queued", "in_flight", "memory_bytes")
+    }
+    counters = {name: _counter(f"nearfar_service_{name}", *labels) for name in ("answered", "failed", "refused")}
+    stages = _histogram("nearfar_service_stage_seconds", *labels, "stage")
+    for service, view in snapshot.services.items():
+        report = view.report
+        key = [node_of(service), report.model, report.variant, report.runtime]
+        healthy, _, _ = service_health(view, snapshot.nodes.get(report.node), now)
+        gauges["up"].add_metric(key, int(healthy))
+        gauges["queued"].add_metric(key, report.queued)
+        gauges["in_flight"].add_metric(key, report.in_flight)
+        gauges["memory_bytes"].add_metric(key, report.memory)
+        for name, counter in counters.items():
+            counter.add_metric(key, getattr(report, name))
+        for stage, summary in report.stages.items():
+            _add(stages, [*key, stage], Histogram(summary.counts, summary.sum))
+    yield from gauges.values()
+    yield from counters.values()
+    yield stages
+
+
+def _counter(name: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(name, METRICS[name], labels=labels)
+
+
+def _gauge(name: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, METRICS[name], labels=labels)
+
+
+def _histogram(name: str, *labels: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, METRICS[name], labels=labels)
+
+
+def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+    counts = histogram.at_most(BOUNDS_MS)
+    buckets = [(str(bound / 1000), float(count)) for bound, count in zip(BOUNDS_MS, counts, strict=True)]
+    family.add_metric(labels, [*buckets, ("+Inf", float(histogram.total))], histogram.sum / 1000)
+
+
+def render(state: State) -> bytes:
+    """The page, in Prometheus' text format 0.0.4."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(FleetCollector(state))
+    return bytes(generate_latest(registry))

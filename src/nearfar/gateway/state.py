@@ -1,0 +1,81 @@
+"""What all paths of one gateway share: the client, the limits, and what was counted."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from nearfar.client.client import Client
+from nearfar.gateway.body import header
+from nearfar.gateway.problems import Forbidden, TooManyRequests, Unauthorized
+from nearfar.types.histogram import Histogram
+from nearfar.types.ids import ModelName, is_name
+from nearfar.types.request import STAGE_NAMES, Answer
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """`max_body` in bytes; a deadline of 0 means none unless the caller states one."""
+
+    max_body: int = 64 * 1024 * 1024
+    max_in_flight: int = 256
+    default_deadline_ms: float = 0.0
+
+
+_OWN_HOST = re.compile(rb"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?$")
+_OWN = re.compile(rb"https?://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?$")
+
+
+class State:
+    """Used on the gateway's event loop only."""
+
+    def __init__(self, client: Client, limits: Limits, api_keys: Sequence[str] = ()) -> None:
+        self.client = client
+        self.limits = limits
+        self._accepted = tuple(b"Bearer " + key.encode() for key in api_keys)
+        self.in_flight = 0
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """(model, `ok` or error code) -> requests. The names of unknown models are counted as one."""
+        self.stages: dict[tuple[str, str], Histogram] = {}
+        self.versions: dict[tuple[str, str], str] = {}
+        """(service, instance) -> version of its model."""
+
+    def authorize(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Raise `Unauthorized` unless the request carries one of the keys, when any are set."""
+        if self._accepted:
+            given = header(headers, b"authorization") or b""
+            if sum(hmac.compare_digest(given, accepted) for accepted in self._accepted) == 0:  # all are looked at
+                raise Unauthorized("The API key is missing or wrong.", "Send 'Authorization: Bearer KEY'.")
+            return
+        # Without a key, only the loopback address protects us, and a browser on this machine is inside it: a page of
+        # another site shows in Origin, one whose name was bound anew to this address in Host.
+        origin, host = header(headers, b"origin"), header(headers, b"host")
+        if (origin is not None and not _OWN.match(origin)) or (host is not None and not _OWN_HOST.match(host)):
+            raise Forbidden(
+                "A page of another site may not use this gateway.", "Set [gateway] api_key_file to allow it."
+            )
+
+    def enter(self) -> None:
+        """Count a request in; raises `TooManyRequests` at the limit. Every `enter` needs a `leave`."""
+        if self.in_flight >= self.limits.max_in_flight:
+            raise TooManyRequests(f"{self.in_flight} requests are in flight here.", "Try again shortly.", 0.2)
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+
+    def answered(self, model: str, answer: Answer) -> None:
+        self.outcomes[(model, "ok")] += 1
+        for name in STAGE_NAMES:
+            histogram = self.stages.get((model, name))
+            if histogram is None:
+                histogram = self.stages[(model, name)] = Histogram()
+            histogram.add(getattr(answer.stages, name))
+
+    def failed(self, model: str, code: str) -> None:
+        # A label per misspelt name would let a stranger fill the memory of every metrics store.
+        known = is_name(model) and ModelName(model) in self.client.snapshot().by_model
+        self.outcomes[(model if known else "(unknown)", code)] += 1

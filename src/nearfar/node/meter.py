@@ -1,0 +1,99 @@
+"""What a service counts of itself, and the report it makes of it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any
+
+from nearfar.node.spec import ServiceSpec
+from nearfar.types.histogram import Histogram
+from nearfar.types.request import Stages
+from nearfar.types.telemetry import ServiceReport, ServiceState, StageSummary
+from nearfar.types.units import Bytes
+
+STAGES = ("queue", "preprocess", "inference", "postprocess")
+RECENT = 0.1
+"""Weight of the newest answer in the recent mean service time."""
+FORGET = 0.2
+"""Share by which an idle service's recent mean returns to its profile with every report: what was measured during a
+busy spell must not keep requests away when the spell is over."""
+
+
+class Meter:
+    """Counters of one service; workers add, the reporting thread reads."""
+
+    def __init__(self, spec: ServiceSpec, profile_ms: float) -> None:
+        self._spec = spec
+        self._lock = threading.Lock()
+        self._histograms = {name: Histogram() for name in STAGES}
+        self._recent_ms = profile_ms
+        self.profile_ms = profile_ms
+        self.answered = 0
+        self._answered_before = 0
+        self.failed = 0
+        self.refused = 0
+        self.waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        """The service's queue itself: a count kept beside it would go stale."""
+        self.in_flight = 0
+        self.state = ServiceState.READY
+
+    @property
+    def queued(self) -> int:
+        return self.waiting.qsize()
+
+    @property
+    def recent_ms(self) -> float:
+        """Mean service time of the last answers in milliseconds, exponentially weighted."""
+        return self._recent_ms
+
+    def answer(self, stages: Stages) -> None:
+        with self._lock:
+            self.answered += 1
+            for name in STAGES:
+                self._histograms[name].add(getattr(stages, name))
+            spent = stages.service
+            self._recent_ms += RECENT * (spent - self._recent_ms) if self._recent_ms else spent
+
+    def refuse(self) -> None:
+        """Count a request that found the queue full; callers come on several threads."""
+        with self._lock:
+            self.refused += 1
+
+    def report(self) -> ServiceReport:
+        spec = self._spec
+        with self._lock:
+            if self.answered == self._answered_before and not self.queued and not self.in_flight:
+                self._recent_ms += FORGET * (self.profile_ms - self._recent_ms)
+            self._answered_before = self.answered
+            stages = {name: StageSummary(dict(h.counts), h.sum) for name, h in self._histograms.items()}
+        return ServiceReport(
+            service=spec.service,
+            node=spec.node,
+            model=spec.model,
+            variant=spec.variant,
+            runtime=spec.runtime,
+            unit=spec.unit,
+            state=self.state,
+            reason=spec.reason,
+            instance=spec.instance,
+            queued=self.queued,
+            in_flight=self.in_flight,
+            queue_limit=spec.queue_limit,
+            workers=spec.workers,
+            answered=self.answered,
+            failed=self.failed,
+            refused=self.refused,
+            service_ms=self._recent_ms,
+            profile_ms=self.profile_ms,
+            stages=stages,
+            memory=resident_memory(),
+        )
+
+
+def resident_memory() -> Bytes:
+    """Resident memory of this process; 0 where the system does not tell."""
+    import psutil
+
+    info: Any = psutil.Process().memory_info()
+    return Bytes(int(info.rss))

@@ -1,0 +1,201 @@
+"""The service process: one variant, loaded by one runtime, reachable over the mesh.
+
+Started by an agent as `python -m nearfar.node.service` with a `ServiceSpec` on standard input, which stays open: when
+it closes, the agent is gone and the service answers what waits and ends. It prints one `Word` as a JSON line.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from nearfar.errors import InferenceError, ModelFileError, NearfarError
+from nearfar.node import keys
+from nearfar.node.meter import Meter
+from nearfar.node.spec import Milestone, ServiceSpec, Word
+from nearfar.node.worker import Description, Engine, Pool
+from nearfar.types.image import Image
+from nearfar.types.telemetry import ServiceState
+from nearfar.types.tensor import TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from nearfar.mesh.base import Mesh
+
+REPORT_EVERY = 0.5
+"""Seconds between reports when nothing changes."""
+REPORT_SOONEST = 0.05
+"""Seconds between reports when much changes."""
+WARM_UP = 2
+BLANK = 64
+"""Side of the blank image of the warm-up, in pixels."""
+PROFILE_RUNS = 5
+LOOK_EVERY = 0.25
+"""Seconds between looks for an inference that hangs."""
+LAST_ORDERS = 7.0
+"""Seconds a service may take to end once its agent is gone or asks it to."""
+
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Publishes the meter twice a second, and sooner when the queue has grown or shrunk by much."""
+
+    def __init__(self, mesh: Mesh, meter: Meter, key: str) -> None:
+        self._mesh = mesh
+        self._meter = meter
+        self._key = key
+        self._event = threading.Event()
+        self._closed = False
+        self._said = 0
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+        self._thread.start()
+
+    def changed(self) -> None:
+        """Something may have changed. Cheap: called for every request."""
+        if abs(self._meter.queued - self._said) >= max(4, self._said // 2) and not self._event.is_set():
+            self._event.set()
+
+    def _run(self) -> None:
+        encoder = msgspec.msgpack.Encoder()
+        while not self._closed:
+            try:
+                report = self._meter.report()
+                self._said = report.queued
+                self._mesh.publish(self._key, encoder.encode(report))
+            except Exception:  # without reports the service counts as dead, though it answers: try again
+                log.exception("telemetry could not be sent")
+            time.sleep(REPORT_SOONEST)
+            self._event.wait(REPORT_EVERY - REPORT_SOONEST)
+            self._event.clear()
+
+    def close(self) -> None:
+        self._closed = True
+        self._event.set()
+        self._thread.join(1)
+
+
+def blank(spec: TensorSpec) -> NDArray[Any]:
+    """An input of zeros for a warm-up; free dimensions are 1."""
+    import numpy as np
+
+    return np.zeros([max(1, d) for d in spec.shape], dtype=spec.dtype.value)
+
+
+def _load(spec: ServiceSpec) -> tuple[list[Engine], Description]:
+    from nearfar.models.manifest import Task, parse_manifest
+    from nearfar.models.process import Pipeline
+    from nearfar.runtimes.base import LoadOptions
+    from nearfar.runtimes.registry import runtime
+
+    _limit_image_threads(spec.threads)
+    manifest = parse_manifest(spec.manifest, spec.model)
+    variant = manifest.variant(spec.variant)
+    engine = runtime(spec.runtime)
+    engines = []
+    for _ in range(spec.workers):
+        loaded = engine.load(Path(spec.file), LoadOptions(threads=spec.threads, unit=spec.unit))
+        pipeline = None
+        if manifest.task is not Task.TENSORS:
+            pipeline = Pipeline(manifest, variant, loaded.inputs, loaded.outputs)
+        engines.append(Engine(loaded, pipeline, spec.slowdown))
+    loaded = engines[0].loaded
+    return engines, Description(spec.manifest, spec.variant, spec.runtime, loaded.inputs, loaded.outputs)
+
+
+def _limit_image_threads(threads: int) -> None:
+    """OpenCV takes every core unless it is told; a service has its share."""
+    import cv2
+
+    cv2.setNumThreads(threads)
+
+
+def _profile(engine: Engine) -> float:
+    """Mean milliseconds of a request on a blank input; also the warm-up, and the proof that the variant runs at all."""
+    import cv2
+    import numpy as np
+
+    blank_image = np.zeros((BLANK, BLANK, 3), np.uint8)
+    images = [Image.bgr(blank_image), Image.encoded(cv2.imencode(".jpg", blank_image)[1].tobytes())]
+    times = []
+    for number in range(WARM_UP + PROFILE_RUNS):
+        start = time.perf_counter()
+        if engine.pipeline is None:
+            engine.run({spec.name: blank(spec) for spec in engine.loaded.inputs})
+        else:
+            image = images[number % 2]  # raw and encoded: the first real one must not pay for either
+            inputs, geometry = engine.pipeline.prepare(image)
+            engine.pipeline.finish(engine.run(inputs)[0], geometry)
+        times.append((time.perf_counter() - start) * 1000)
+    return sum(times[WARM_UP:]) / PROFILE_RUNS
+
+
+def _say(word: Word) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(word) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def serve(spec: ServiceSpec, stop: threading.Event) -> None:
+    """Load, announce, and answer until `stop` is set. Raises what loading raises."""
+    from nearfar.mesh.impaired import ImpairedMesh
+    from nearfar.mesh.zenoh import ZenohMesh
+
+    engines, description = _load(spec)
+    profile_ms = _profile(engines[0])
+    meter = Meter(spec, profile_ms)
+    zenoh = ZenohMesh(spec.mesh)
+    mesh: Mesh = ImpairedMesh(zenoh, spec.impairment) if spec.impairment else zenoh
+    reporter = Reporter(mesh, meter, keys.service_report_key(spec.service))
+    pool = Pool(engines, meter, description, spec.queue_limit, reporter.changed)
+    handle = mesh.serve(keys.service_key(spec.service), pool.accept)
+    _say(Word(Milestone.READY, profile_ms=profile_ms))
+    while not stop.wait(LOOK_EVERY):
+        if spec.stuck_after and pool.longest(time.monotonic()) > spec.stuck_after:
+            _say(Word(Milestone.FAILED, InferenceError.code, f"An inference did not end in {spec.stuck_after:g} s."))
+            os._exit(4)  # callers see us vanish, and ask another
+    meter.state = ServiceState.STOPPING
+    pool.close()  # first answer what waits, then withdraw: a caller that still waits must not see us vanish
+    handle.close()
+    reporter.close()
+    zenoh.close_now()
+
+
+def main() -> int:
+    """The process. Exit code 0 after a stop, 3 when the variant could not be loaded."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the agent, which then closes our input
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=ServiceSpec)
+
+    def watch_agent() -> None:
+        sys.stdin.buffer.read()
+        stop.set()
+        time.sleep(LAST_ORDERS)  # as long as it is asked politely; what then still loads or hangs is never an orphan
+        os._exit(0)
+
+    threading.Thread(target=watch_agent, name="agent", daemon=True).start()
+    try:
+        serve(spec, stop)
+    except NearfarError as error:
+        _say(Word(Milestone.FAILED, error.code, str(error)))
+        return 3
+    except MemoryError:
+        _say(Word(Milestone.FAILED, ModelFileError.code, "There is not enough memory to load the model."))
+        return 3
+    sys.stdout.flush()
+    os._exit(0)  # engines and Zenoh run threads of their own that do not all end; nothing is left to write
+
+
+if __name__ == "__main__":
+    sys.exit(main())

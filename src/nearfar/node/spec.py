@@ -1,0 +1,52 @@
+"""What an agent tells a service process, as one JSON line on its standard input, and what the process answers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from nearfar.mesh.impaired import Impairment
+from nearfar.mesh.zenoh_options import ZenohOptions
+from nearfar.types.ids import ModelName, NodeId, ServiceId, VariantId, service_id
+
+
+class ServiceSpec(msgspec.Struct, frozen=True):
+    """One variant to serve. `manifest` is the manifest's text; `reason` says why this variant was chosen."""
+
+    node: NodeId
+    model: ModelName
+    variant: VariantId
+    instance: str
+    file: str
+    manifest: str
+    runtime: str
+    unit: str
+    reason: str
+    mesh: ZenohOptions
+    threads: int = 1
+    workers: int = 1
+    queue_limit: int = 64
+    slowdown: float = 1.0
+    """Emulated compute: inference takes so many times as long as it does here."""
+    stuck_after: float = 0.0
+    """Seconds after which an inference that has not ended ends the process; 0 for never."""
+    impairment: Impairment = Impairment()
+
+    @property
+    def service(self) -> ServiceId:
+        return service_id(self.node, self.model)
+
+
+class Milestone(StrEnum):
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Word(msgspec.Struct, frozen=True):
+    """A line that the service process prints for its agent."""
+
+    milestone: Milestone
+    code: str = ""
+    message: str = ""
+    profile_ms: float = 0.0

@@ -1,0 +1,204 @@
+"""When would the answer be there? The sum that the default policy minimises, part by part so that it can be explained.
+
+    total = link + transfer + wait + service, in milliseconds
+
+Every part is measured where a measurement exists, corrected by what this client observed, and a stated prior otherwise;
+`basis` says which. Values from the wire are checked here: NaN, negative or absurd numbers count as not measured.
+
+A call of a `NewType` costs more than the sums do, and these functions run for every candidate of every decision: where
+a type is ignored below, the value is in the unit of its field.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from nearfar.fleet.snapshot import LinkView, Observed, ServiceView, Snapshot
+from nearfar.types.ids import NodeId
+from nearfar.types.request import Request
+from nearfar.types.units import BytesPerSecond, Milliseconds, Seconds
+
+PRIOR_RTT = Milliseconds(5.0)
+"""Assumed round trip where nobody measured: a wireless local network; a wire has less, a far end more."""
+PRIOR_BANDWIDTH = BytesPerSecond(12.5e6)
+"""Assumed where nobody measured: 100 Mbit/s."""
+PRIOR_SERVICE = Milliseconds(50.0)
+"""Assumed service time of a service that has neither a profile nor an answer yet."""
+RTO_LEAST = Milliseconds(200.0)
+"""Least retransmission time-out of Linux's TCP (`TCP_RTO_MIN`); RFC 6298 itself says one second."""
+BELIEVED = Seconds(30.0)
+"""A link measured, or an answer observed, longer ago than this counts for less than one that is newer."""
+LATELY = Seconds(2.0)
+"""Answers of a running stream are at most so old; older ones say no more of its link than pings do."""
+DOUBT, LEAST_DOUBT = 0.2, Milliseconds(2.0)
+"""Answers contradict pings when they differ by more than this share of the round trip and by at least so much."""
+_MOST_LOSS = 0.9
+_BULK = 16 * 1024
+_LIMIT = 1e7  # ms, nearly three hours
+
+
+class Link(msgspec.Struct, frozen=True, gc=False):
+    """The way to a service: round trip and jitter in ms, milliseconds per byte moved, and why this is believed."""
+
+    rtt: Milliseconds
+    jitter: Milliseconds
+    per_byte: float
+    basis: str
+
+
+class Expectation(msgspec.Struct, frozen=True, gc=False):
+    """Parts of the expected completion, each in milliseconds; `margin` is what jitter may add, not part of `total`."""
+
+    link: Milliseconds
+    transfer: Milliseconds
+    wait: Milliseconds
+    service: Milliseconds
+    margin: Milliseconds
+    total: Milliseconds
+    basis: str
+    """Where `link` comes from."""
+
+    def keeps(self, deadline: Milliseconds | None) -> bool:
+        """Whether the answer is expected within the deadline, jitter included; always, without one."""
+        return deadline is None or self.total + self.margin <= deadline
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total:.1f} ms (link {self.link:.1f}, {self.basis}; transfer {self.transfer:.1f}; "
+            f"wait {self.wait:.1f}; service {self.service:.1f})"
+        )
+
+
+_SAME_NODE = Link(Milliseconds(0.0), Milliseconds(0.0), 0.0, "same node")
+_SAME_HOST = Link(Milliseconds(0.0), Milliseconds(0.0), 0.0, "same machine")
+_PRIOR_PER_BYTE = 1e3 / PRIOR_BANDWIDTH
+_PRIOR = Link(PRIOR_RTT, Milliseconds(0.0), _PRIOR_PER_BYTE, f"not measured, {PRIOR_RTT:.0f} ms assumed")
+
+
+def link_to(snapshot: Snapshot, origin: NodeId, view: ServiceView, now: Seconds) -> Link:
+    """The way from where the data is to a service.
+
+    In this order: same node or same machine (0); the link matrix, either direction, from `origin` or else from this
+    client, when at most `BELIEVED` old; what this client's own answers showed; an older entry of the matrix; the prior.
+    The round trip of a matrix entry gives way to what answers at most `LATELY` old showed when these contradict it:
+    pings are averaged over ten seconds, the answers of a running stream over one.
+    """
+    report = view.report
+    node = report.node
+    if node == origin:
+        return _SAME_NODE
+    nodes = snapshot.nodes
+    here, there = nodes.get(origin), nodes.get(node)
+    if here is not None and there is not None and here.report is not None and there.report is not None:
+        host = here.report.host
+        if host and host == there.report.host:
+            return _SAME_HOST
+    measured = _matrix(snapshot, origin, node)
+    observed = snapshot.observed.get(report.service)
+    if observed is not None and (observed.link is None or now - observed.answered_at > BELIEVED):
+        observed = None
+    if measured is not None and now - measured.heard <= BELIEVED:
+        matrix = _from_matrix(measured, observed, "measured link")
+        if observed is None or now - observed.answered_at > LATELY:
+            return matrix
+        # What of an answer's time on the way was not the moving of its bytes was the round trip, losses included.
+        rtt = max((observed.link or 0.0) - observed.moved * matrix.per_byte, 0.0)
+        if abs(rtt - matrix.rtt) <= max(DOUBT * matrix.rtt, LEAST_DOUBT):
+            return matrix  # they agree: an answer's few wake-ups must not make who is asked look farther than the rest
+        return Link(rtt, observed.jitter, matrix.per_byte, "link of recent answers")  # type: ignore[arg-type]
+    if observed is not None:
+        return _from_answers(observed)
+    if measured is not None:
+        return _from_matrix(measured, None, "measured link, old")
+    return _PRIOR
+
+
+def _matrix(snapshot: Snapshot, origin: NodeId, node: NodeId) -> LinkView | None:
+    links = snapshot.links
+    found = links.get((origin, node)) or links.get((node, origin))
+    if found is None and snapshot.me != origin:
+        me = NodeId(snapshot.me)  # the data passes through whoever decides
+        found = links.get((me, node)) or links.get((node, me))
+    return found if found is not None and 0 <= found.rtt < _LIMIT else None
+
+
+def _from_matrix(measured: LinkView, observed: Observed | None, basis: str) -> Link:
+    rtt: float = measured.rtt
+    jitter: float = measured.jitter
+    if not 0 < jitter < _LIMIT:
+        jitter = 0.0
+    loss: float = measured.loss
+    if loss > 0:
+        # A lost packet is sent again after a time-out; loss/(1-loss) is the expected number of losses before success.
+        loss = min(loss, _MOST_LOSS)
+        rtt += loss / (1 - loss) * max(RTO_LEAST, rtt + 4 * jitter)
+    per_byte = _PRIOR_PER_BYTE
+    bandwidth = measured.bandwidth
+    if bandwidth is not None and bandwidth > 0:
+        per_byte = 1e3 / bandwidth
+    elif observed is not None and observed.link is not None and observed.moved >= _BULK:
+        # No bulk transfer was timed, but answers were: what they took beyond the round trip moved their bytes.
+        per_byte = max(observed.link - measured.rtt, 0.0) / observed.moved
+    return Link(rtt, jitter, per_byte, basis)  # type: ignore[arg-type]
+
+
+def _from_answers(observed: Observed) -> Link:
+    """Split the observed link time into round trip and bytes, so that it holds for a request of another size."""
+    link = observed.link or Milliseconds(0.0)
+    by_bytes = observed.moved * _PRIOR_PER_BYTE
+    if by_bytes > link:  # faster than the prior
+        return Link(Milliseconds(0.0), observed.jitter, link / observed.moved, "observed link")
+    return Link(Milliseconds(link - by_bytes), observed.jitter, _PRIOR_PER_BYTE, "observed link")
+
+
+def service_time(view: ServiceView, observed: Observed | None, now: Seconds) -> Milliseconds:
+    """Milliseconds one request needs there: reported mean, else profile, else prior; times the observed ratio.
+
+    The ratio fades to 1 within `BELIEVED`: a service that once was slow is not avoided for ever on old evidence.
+    """
+    report = view.report
+    time: float = report.service_ms
+    if not 0 < time < _LIMIT:
+        time = report.profile_ms if 0 < report.profile_ms < _LIMIT else PRIOR_SERVICE
+    if observed is not None and observed.ratio != 1.0:
+        belief = 1.0 - (now - observed.answered_at) / BELIEVED
+        if belief > 0:
+            time *= 1.0 + (observed.ratio - 1.0) * min(belief, 1.0)
+    return time  # type: ignore[return-value]
+
+
+def expect(
+    snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds, link: Link | None = None
+) -> Expectation:
+    """The expected completion of a request on a service. `link` spares a second look-up when the caller has it.
+
+    Wait: telemetry lags by up to half a second and already holds some of this client's own requests, so the backlog is
+    the larger of the reported one (or the one the last answer carried, when newer) and what this client has under way
+    there; their sum would count these twice. With w workers, w - 1 of the backlog do not delay this request.
+    """
+    report = view.report
+    service = report.service
+    observed = snapshot.observed.get(service)
+    if link is None:
+        link = link_to(snapshot, NodeId(request.origin), view, now)
+    time = service_time(view, observed, now)
+    workers = report.workers if report.workers > 1 else 1
+    if observed is not None and observed.queued_at > view.heard:
+        backlog = observed.queued + workers if observed.queued else 0
+    else:
+        backlog = report.queued + report.in_flight
+    pending = snapshot.pending.get(service, 0)
+    if pending > backlog:
+        backlog = pending
+    wait = (backlog - workers + 1) * time / workers if backlog >= workers else 0.0
+    transfer = (request.size + request.answer_size) * link.per_byte
+    rtt = link.rtt
+    return Expectation(
+        rtt,
+        transfer,  # type: ignore[arg-type]
+        wait,  # type: ignore[arg-type]
+        time,
+        2 * link.jitter,  # type: ignore[arg-type]
+        rtt + transfer + wait + time,  # type: ignore[arg-type]
+        link.basis,
+    )

@@ -1,0 +1,36 @@
+"""Why a candidate was not chosen: data that the CLI, the API and the dashboard show in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """`subject` is a service id, a node id or a model name; `code` one of `CODES`; `reason` a phrase for people."""
+
+    subject: str
+    code: str
+    reason: str
+
+    def as_mapping(self) -> dict[str, str]:
+        return {"subject": self.subject, "code": self.code, "reason": self.reason}
+
+
+CODES: Mapping[str, str] = {
+    "gone": "no liveliness token: the process, its node or the network to it is gone",
+    "stale": "a token, but no telemetry for longer than two seconds",
+    "starting": "the service is loading its variant",
+    "failed": "the service gave up or waits for its next restart",
+    "stopping": "the service is being shut down",
+    "excluded": "it already failed this very request",
+    "pinned": "the request names another node",
+    "private": "the request's data may not travel there",
+    "not-served": "the node runs no service for the model",
+    "queue-full": "the service's queue is full",
+    "memory": "the node has almost no memory left",
+    "quarantined": "several requests in a row failed there; it is tried again after a while",
+    "unknown-model": "no node of the fleet serves the model or has it in its store",
+}
+"""Every code a refusal can have, with its meaning."""

@@ -1,0 +1,98 @@
+"""A request, what it asks for, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from nearfar.types.detections import Detections
+from nearfar.types.ids import ModelName, ServiceId, StreamId
+from nearfar.types.tensor import Tensor
+from nearfar.types.units import Bytes, Milliseconds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Privacy(StrEnum):
+    """How far the data may travel. A filter before every policy, never a weight in one."""
+
+    LOCAL = "local"
+    """Never leaves the node where it entered."""
+    FLEET = "fleet"
+    """Any node of this fleet."""
+    ANY = "any"
+    """Also a far end behind somebody's API."""
+
+
+class Qos(msgspec.Struct, frozen=True):
+    """What the caller needs. Without a deadline, sooner is better and nothing is refused for being late."""
+
+    deadline: Milliseconds | None = None
+    privacy: Privacy = Privacy.ANY
+    node: str | None = None
+    """Only this node may answer (to pin a request, to measure a node)."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What placement needs to know of one inference; the data itself travels beside it."""
+
+    model: ModelName
+    origin: str
+    """The node id where the data is, or the client's own id when it runs on no node."""
+    size: Bytes = Bytes(0)
+    """Bytes that must be moved to another node."""
+    answer_size: Bytes = Bytes(1024)
+    qos: Qos = Qos()
+    stream: StreamId | None = None
+    incumbent: ServiceId | None = None
+    """Who served this stream last: hysteresis keeps it unless another is clearly better."""
+    excluded: tuple[ServiceId, ...] = ()
+    """Services that already failed this very request."""
+
+
+class Stages(msgspec.Struct, frozen=True, array_like=True):
+    """Where the time of one answer went, in milliseconds. `link` is what is left of the total: network and wake-ups."""
+
+    link: float = 0.0
+    queue: float = 0.0
+    preprocess: float = 0.0
+    inference: float = 0.0
+    postprocess: float = 0.0
+
+    @property
+    def service(self) -> float:
+        """Time the service worked on this request, without waiting."""
+        return self.preprocess + self.inference + self.postprocess
+
+    @property
+    def total(self) -> float:
+        return self.link + self.queue + self.service
+
+
+STAGE_NAMES = ("link", "queue", "preprocess", "inference", "postprocess")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The outputs and who made them, how long each stage took and what was tried before."""
+
+    outputs: Sequence[Tensor]
+    served_by: ServiceId
+    variant: str
+    stages: Stages
+    attempts: tuple[str, ...] = ()
+    """Failed attempts before this answer, each as `service: reason`."""
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The output of that name as an array; raises `KeyError` with the names there are."""
+        for tensor in self.outputs:
+            if tensor.name == name:
+                return tensor.array()
+        raise KeyError(f"no output {name!r}; there are {[t.name for t in self.outputs]}")
+
+    def detections(self) -> Detections:
+        """What a detector found, in pixels of the image that was sent."""
+        return Detections(self.array("boxes"), self.array("scores"), self.array("class_ids"))

@@ -1,0 +1,130 @@
+"""What nodes and services say of themselves and of each other. These structs are the wire format of telemetry.
+
+Clocks of different machines are never compared: a report carries no time stamp; the receiver notes when it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from nearfar.types.ids import ModelName, NodeId, ServiceId, VariantId
+from nearfar.types.units import Bytes, BytesPerSecond, Celsius, Milliseconds, Ratio
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """A detected value and why it is believed. `value` None means unavailable, and the reason says why."""
+
+    value: str | float | int | None
+    reason: str
+
+    def __str__(self) -> str:
+        return "unavailable" if self.value is None else str(self.value)
+
+
+class UnitKind(StrEnum):
+    CPU = "cpu"
+    GPU = "gpu"
+    TPU = "tpu"
+    VPU = "vpu"
+    NPU = "npu"
+    MCU = "mcu"
+
+
+class ComputeUnit(msgspec.Struct, frozen=True):
+    """Something that can run a variant; `name` is the runtime's own name for it."""
+
+    kind: UnitKind
+    name: str
+    reason: str
+
+
+class DeviceInfo(msgspec.Struct, frozen=True):
+    """What a machine is. Every entry of `readings` carries its reason (`cpu_model`, `cores`, `isa`, `board`, ...)."""
+
+    readings: Mapping[str, Reading]
+    units: tuple[ComputeUnit, ...]
+    cores: float
+    """Cores this process may use, after cgroup limits and affinity."""
+    memory: Bytes
+    """Memory this process may use, after cgroup limits."""
+
+
+class ServiceState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    """Gave up or waits for its next restart; `reason` says which."""
+    STOPPING = "stopping"
+
+
+class StageSummary(msgspec.Struct, frozen=True):
+    """A histogram of one stage since the service started, in milliseconds."""
+
+    counts: Mapping[int, int]
+    sum: float
+
+
+class ServiceReport(msgspec.Struct, frozen=True):
+    """Telemetry of one service, published by the service itself (or by its agent when it is not running)."""
+
+    service: ServiceId
+    node: NodeId
+    model: ModelName
+    variant: VariantId
+    runtime: str
+    unit: str
+    """The compute unit it runs on, e.g. `cpu`."""
+    state: ServiceState
+    reason: str
+    """Why this variant, or why it is in this state."""
+    instance: str = ""
+    """Differs after every restart."""
+    queued: int = 0
+    in_flight: int = 0
+    queue_limit: int = 0
+    workers: int = 1
+    answered: int = 0
+    failed: int = 0
+    refused: int = 0
+    service_ms: float = 0.0
+    """Recent mean of preprocess + inference + postprocess, 0 before the first measurement."""
+    profile_ms: float = 0.0
+    """Mean service time measured when the service started."""
+    stages: Mapping[str, StageSummary] = {}
+    memory: Bytes = Bytes(0)
+    """Resident memory of the process; 0 when it is not running."""
+
+
+class LinkReport(msgspec.Struct, frozen=True):
+    """What one node measured towards another. Loss is the share of pings without an answer."""
+
+    peer: NodeId
+    rtt: Milliseconds
+    jitter: Milliseconds
+    loss: Ratio
+    bandwidth: BytesPerSecond | None
+    """None until enough bulk data has been timed."""
+
+
+class NodeReport(msgspec.Struct, frozen=True):
+    """Telemetry of one node, published by its agent twice a second or on change."""
+
+    node: NodeId
+    instance: str
+    version: str
+    device: DeviceInfo
+    models: tuple[ModelName, ...]
+    """Models in this node's store, served or not."""
+    cpu: Ratio
+    """Share of the machine's usable cores that is busy."""
+    memory_free: Bytes
+    temperature: Celsius | None
+    temperature_reason: str
+    links: tuple[LinkReport, ...] = ()
+    gateway: str | None = None
+    """URL of this node's gateway, as it is reachable from its own machine."""
+    host: str = ""
+    """An id of the machine: services of one host share its cores and need no network between them."""

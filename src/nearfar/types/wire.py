@@ -1,0 +1,133 @@
+"""What a client and a service say to each other: a small msgpack head, then the tensors' bytes one after the other.
+
+Each buffer in a body starts at a multiple of `ALIGN` from the body's own start, so that a receiver can use it in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+from nearfar.errors import NearfarError, by_code
+from nearfar.types.request import Stages
+from nearfar.types.tensor import DType, Tensor
+
+ALIGN = 64
+_PADDING = bytes(ALIGN)
+
+
+class Operation(StrEnum):
+    INFER = "infer"
+    """Tensors in, tensors out; no processing."""
+    SEE = "see"
+    """An image in; out come `boxes`, `scores`, `class_ids` (detector) or `scores`, `class_ids` (classifier)."""
+    DESCRIBE = "describe"
+    """Nothing in; out comes the manifest and the tensor specs as JSON."""
+
+
+class TensorHead(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+class CallHead(msgspec.Struct, frozen=True, array_like=True):
+    """A request. `budget_ms` is what is left of the deadline when it was sent; 0 means none."""
+
+    operation: Operation
+    budget_ms: float = 0.0
+    tensors: tuple[TensorHead, ...] = ()
+    image: tuple[str, int, int] | None = None
+    """(kind, width, height) when the body is an image."""
+    wanted: tuple[str, ...] = ()
+    """Names of outputs to send back; empty for all."""
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    code: str
+    message: str
+    hint: str = ""
+    retry_after: float = 0.0
+
+    def error(self) -> NearfarError:
+        """The exception that the far side raised, as one of this side's."""
+        cls = by_code(self.code)
+        error = cls(self.message, self.hint)
+        if hasattr(error, "retry_after"):
+            error.retry_after = self.retry_after
+        return error
+
+    @classmethod
+    def of(cls, error: NearfarError) -> Failure:
+        return cls(error.code, error.message, error.hint, float(getattr(error, "retry_after", 0.0)))
+
+
+class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
+    """An answer: tensors, or a failure; never both, never neither."""
+
+    variant: str
+    stages: Stages
+    tensors: tuple[TensorHead, ...] = ()
+    failure: Failure | None = None
+    queued: int = 0
+    """Requests that waited at the service when this was sent."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_call = msgspec.msgpack.Decoder(CallHead)
+_reply = msgspec.msgpack.Decoder(ReplyHead)
+
+
+def encode(head: CallHead | ReplyHead) -> bytes:
+    return _encoder.encode(head)
+
+
+def decode_call(data: bytes) -> CallHead:
+    """Raises `msgspec.DecodeError` on anything that is not a call."""
+    try:
+        return _call.decode(data)
+    except UnicodeDecodeError as error:  # msgspec lets it pass
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def decode_reply(data: bytes) -> ReplyHead:
+    """Raises `msgspec.DecodeError` on anything that is not a reply."""
+    try:
+        return _reply.decode(data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def heads_of(tensors: Sequence[Tensor]) -> tuple[TensorHead, ...]:
+    return tuple(TensorHead(t.name, t.dtype, t.shape, t.nbytes) for t in tensors)
+
+
+def body_of(tensors: Sequence[Tensor]) -> list[bytes | memoryview]:
+    """The tensors' buffers with the padding between them. One tensor travels as it is, uncopied."""
+    if len(tensors) == 1:
+        return [tensors[0].buffer]
+    parts: list[bytes | memoryview] = []
+    for tensor in tensors:
+        parts.append(tensor.buffer)
+        if rest := -tensor.nbytes % ALIGN:
+            parts.append(_PADDING[:rest])
+    return parts
+
+
+def tensors_of(heads: Sequence[TensorHead], body: bytes | memoryview) -> list[Tensor]:
+    """Views into the body. Raises `InputError` when a head promises more than the body holds.
+
+    >>> sent = [Tensor("a", DType.UINT8, (3,), b"abc"), Tensor("b", DType.INT16, (1,), b"xy")]
+    >>> tensors_of(heads_of(sent), b"".join(body_of(sent))) == sent
+    True
+    """
+    view = memoryview(body)
+    tensors: list[Tensor] = []
+    at = 0
+    for head in heads:
+        tensors.append(Tensor(head.name, head.dtype, head.shape, view[at : at + head.nbytes]).check())
+        at += head.nbytes + (-head.nbytes % ALIGN)
+    return tensors

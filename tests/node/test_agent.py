@@ -1,0 +1,328 @@
+"""The agent with scripted processes, on a mesh inside this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from nearfar.errors import DuplicateNode, ModelFileError, StoreError
+from nearfar.mesh.memory import Ether, MemoryMesh
+from nearfar.node import agent as agent_module
+from nearfar.node import keys
+from nearfar.node.agent import Agent, Usage, unknown_device
+from nearfar.node.plan import Phase
+from nearfar.node.prober import answer_ping
+from nearfar.node.spec import Milestone, ServiceSpec, Word
+from nearfar.types.ids import ModelName, NodeId
+from nearfar.types.telemetry import NodeReport, ServiceReport, ServiceState
+from nearfar.types.units import Bytes, Ratio
+from tests.node.calls import spec
+from tests.waiting import until
+
+ME = NodeId("pi")
+YARD = ModelName("yard")
+
+
+class FakeChild:
+    """A process that a test holds: `ready`, `end`; it obeys when it is told to stop."""
+
+    made: list[FakeChild] = []  # noqa: RUF012 - emptied by the fixture
+    hold_start: asyncio.Event | None = None
+
+    def __init__(self, given: ServiceSpec) -> None:
+        self.spec = given
+        self.word: Word | None = None
+        self.ended: str | None = None
+        self.stopped = False
+        self.killed: list[str] = []
+        self.resident = Bytes(0)
+        self._over = asyncio.Event()
+        self.made.append(self)
+
+    @classmethod
+    async def start(cls, given: ServiceSpec) -> FakeChild:
+        child = cls(given)
+        if cls.hold_start is not None:
+            await cls.hold_start.wait()
+        return child
+
+    async def listen(self) -> None:
+        await self._over.wait()
+
+    def ready(self) -> None:
+        self.word = Word(Milestone.READY)
+
+    def end(self, reason: str) -> None:
+        self.ended = self.ended or reason
+        self._over.set()
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.end("ended as asked")
+
+    def kill(self, reason: str) -> None:
+        if self.ended is None:
+            self.killed.append(reason)
+            self.end(f"stopped because {reason}")
+
+    def memory(self) -> Bytes:
+        return self.resident
+
+
+@pytest.fixture(autouse=True)
+def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
+    monkeypatch.setattr(agent_module, "Child", FakeChild)
+    monkeypatch.setattr(FakeChild, "made", [])
+    return FakeChild.made
+
+
+class World:
+    """One agent, and a participant that hears it."""
+
+    def __init__(self, ether: Ether, **options: Any) -> None:
+        self.ether = ether
+        self.mesh, self.other = MemoryMesh(ether), MemoryMesh(ether)
+        self.models: Sequence[ModelName] | Exception = (YARD,)
+        self.failure: Exception | None = None
+        self.agent = Agent(ME, self.mesh, unknown_device(), usage, self._prepare, self._stored, **options)
+        self.nodes: list[NodeReport] = []
+        self.services: list[ServiceReport] = []
+        nodes, services = msgspec.msgpack.Decoder(NodeReport), msgspec.msgpack.Decoder(ServiceReport)
+        self.other.subscribe(keys.NODE_REPORTS, lambda _, data: self.nodes.append(nodes.decode(data)))
+        self.other.subscribe(keys.SERVICE_REPORTS, lambda _, data: self.services.append(services.decode(data)))
+        self.running: asyncio.Task[None] | None = None
+
+    def _prepare(self, model: ModelName) -> ServiceSpec:
+        if self.failure is not None:
+            raise self.failure
+        return spec(node=ME, model=model)
+
+    def _stored(self) -> Sequence[ModelName]:
+        if isinstance(self.models, Exception):
+            raise self.models
+        return self.models
+
+    async def start(self, *desired: ModelName) -> None:
+        await self.agent.start()
+        self.agent.desire(desired)
+        self.running = asyncio.create_task(self.agent.run())
+
+    def phase(self, model: ModelName = YARD) -> Phase | None:
+        status = self.agent.status.get(model)
+        return status.phase if status else None
+
+    async def close(self) -> None:
+        if self.running is not None:
+            self.running.cancel()
+            await asyncio.gather(self.running, return_exceptions=True)
+        await self.agent.close()
+        await self.mesh.close()
+        await self.other.close()
+
+
+def usage() -> Usage:
+    return Usage(Ratio(0.1), Bytes(1 << 30), None, "no sensor")
+
+
+@asynccontextmanager
+async def world(**options: Any) -> AsyncIterator[World]:
+    ether = Ether()
+    made = World(ether, **options)
+    try:
+        async with asyncio.timeout(60):
+            yield made
+            await made.close()
+    finally:
+        ether.close()
+
+
+def test_a_service_that_fails_is_told_with_reason_count_and_next_start(children: list[FakeChild]) -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.start(YARD)
+            for failures in (1, 2):
+                await until(lambda n=failures: len(children) == n, "it is started")  # type: ignore[misc]
+                children[-1].end("killed by SIGSEGV")
+                wanted = (
+                    f"killed by SIGSEGV. Failed {'once' if failures == 1 else '2 times in a row'}; starts again in "
+                )
+                await until(
+                    lambda t=wanted: any(s.reason.startswith(t) for s in w.services),  # type: ignore[misc]
+                    "the fleet hears why, how often, and when it goes on",
+                )
+            assert all(s.state is not ServiceState.READY for s in w.services)
+            await until(lambda: len(children) == 3, "it is started again")
+            children[-1].ready()
+            await until(lambda: w.phase() is Phase.READY, "it serves")
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("error", [ModelFileError("the file is cut short"), OSError("no process"), KeyError("a bug")])
+def test_whatever_goes_wrong_before_the_start_is_a_reason_and_tried_again(
+    children: list[FakeChild], error: Exception
+) -> None:
+    async def body() -> None:
+        async with world() as w:
+            w.failure = error
+            await w.start(YARD)
+            words = str(error.args[0])
+            await until(lambda: any(words in s.reason for s in w.services), "the fleet hears the reason")
+            w.failure = None
+            await until(lambda: children, "it is started when it can be")
+
+    asyncio.run(body())
+
+
+def test_a_supervisor_that_fails_leaves_no_process_behind(
+    children: list[FakeChild], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: FakeChild) -> None:
+        raise ValueError("a line of ten megabytes")
+
+    async def body() -> None:
+        async with world() as w:
+            monkeypatch.setattr(FakeChild, "listen", broken)
+            await w.start(YARD)
+            await until(lambda: w.phase() is Phase.DOWN, "it is not believed to run")
+            assert children[0].killed
+
+    asyncio.run(body())
+
+
+def test_a_stop_that_comes_before_the_process_is_there_is_obeyed(children: list[FakeChild]) -> None:
+    async def body() -> None:
+        FakeChild.hold_start = asyncio.Event()
+        try:
+            async with world() as w:
+                await w.start(YARD)
+                await until(lambda: children, "it is about to start")
+                w.agent.desire(())
+                await until(lambda: w.phase() is Phase.STOPPING, "it shall stop")
+                FakeChild.hold_start.set()
+                await until(lambda: children[0].stopped, "it was told to")
+                await until(lambda: w.phase() is None, "and is forgotten")
+        finally:
+            FakeChild.hold_start = None
+
+    asyncio.run(body())
+
+
+def test_closing_during_a_start_stops_the_process_instead_of_waiting_to_kill_it(children: list[FakeChild]) -> None:
+    async def body() -> None:
+        FakeChild.hold_start = asyncio.Event()
+        try:
+            async with world() as w:
+                await w.start(YARD)
+                await until(lambda: children, "it is about to start")
+                closing = asyncio.create_task(w.close())
+                await asyncio.sleep(0)
+                FakeChild.hold_start.set()
+                await closing
+                assert children[0].stopped and not children[0].killed
+        finally:
+            FakeChild.hold_start = None
+
+    asyncio.run(body())
+
+
+def test_too_much_memory_is_told_with_the_figures(children: list[FakeChild]) -> None:
+    async def body() -> None:
+        async with world(memory_limit=Bytes(100 << 20)) as w:
+            await w.start(YARD)
+            await until(lambda: children, "it is started")
+            children[0].ready()
+            await until(lambda: w.phase() is Phase.READY, "it serves")
+            children[0].resident = Bytes(150 << 20)
+            wanted = "it used 150.0 MiB of memory, more than its limit of 100.0 MiB"
+            await until(lambda: any(wanted in s.reason for s in w.services), "the fleet hears the figures")
+            await until(lambda: len(children) == 2, "it is started again")
+
+    asyncio.run(body())
+
+
+def test_a_store_that_cannot_be_read_does_not_end_the_node() -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.start()
+            await until(lambda: w.nodes and w.nodes[-1].models == (YARD,), "the models are told")
+            w.models = StoreError("the disk is gone")
+            seen = len(w.nodes)
+            await until(lambda: len(w.nodes) > seen + 2, "the node goes on reporting")
+            assert w.nodes[-1].models == (YARD,) and w.running is not None and not w.running.done()
+            w.models = ()
+            await until(lambda: w.nodes[-1].models == (), "what is in the store again is told")
+
+    asyncio.run(body())
+
+
+# -- one id, two agents ----------------------------------------------------------------------------------------------
+
+
+def test_a_second_agent_of_the_id_is_refused_and_the_first_does_not_notice() -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.start()
+            second = World(w.ether)
+            with pytest.raises(DuplicateNode, match=r"'pi' is alive in this fleet.*--name"):
+                await second.start()
+            await second.close()
+            assert w.running is not None
+            seen = len(w.nodes)
+            await until(lambda: len(w.nodes) > seen + 1, "the first goes on")
+            assert not w.running.done()
+
+    asyncio.run(body())
+
+
+def test_a_ghost_of_the_id_is_outlived() -> None:
+    """The token of an agent whose machine lost its power is still there when that machine is back."""
+
+    async def body() -> None:
+        async with world() as w:
+            token = w.other.announce(keys.node_key(ME, "00000000ghost"))
+            starting = asyncio.create_task(w.start())
+            await until(lambda: w.agent._rivals, "the ghost is seen")
+            token.close()
+            await starting
+            assert w.running is not None
+
+    asyncio.run(body())
+
+
+def test_a_ghost_that_stays_is_a_duplicate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "GHOST", 0.2)
+
+    async def body() -> None:
+        async with world() as w:
+            w.other.announce(keys.node_key(ME, "00000000ghost"))
+            with pytest.raises(DuplicateNode):
+                await w.start()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(("rival", "stays"), [("00000000old", False), ("ffffffffnew", True)])
+def test_of_two_that_meet_later_the_older_one_stays(rival: str, stays: bool) -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.start()
+            assert w.running is not None
+            w.other.serve(keys.ping_key(ME), answer_ping)
+            token = w.other.announce(keys.node_key(ME, rival))
+            if stays:
+                await until(lambda: w.agent._rivals, "the other is seen")
+                seen = len(w.nodes)
+                await until(lambda: len(w.nodes) > seen + 1, "this one goes on")
+                token.close()
+                await until(lambda: not w.agent._rivals, "and is alone again")
+            else:
+                with pytest.raises(DuplicateNode, match="--name"):
+                    await w.running
+
+    asyncio.run(body())
