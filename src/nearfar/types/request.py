@@ -28,6 +28,21 @@ class Privacy(StrEnum):
     """Also a far end behind somebody's API."""
 
 
+class Degrade(StrEnum):
+    """What a caller would rather give up than the promise, when nothing can keep it."""
+
+    RATE = "rate"
+    """Look at fewer frames."""
+    INPUT = "input"
+    """Send smaller pictures."""
+    MODEL = "model"
+    """Ask a smaller model of the same task and labels."""
+    FAR = "far"
+    """Ask a far end, where privacy and cost allow it."""
+    REFUSE = "refuse"
+    """Say no at once instead of answering late."""
+
+
 class Qos(msgspec.Struct, frozen=True):
     """What the caller needs. Without a deadline, sooner is better and nothing is refused for being late."""
 
@@ -35,6 +50,12 @@ class Qos(msgspec.Struct, frozen=True):
     privacy: Privacy = Privacy.ANY
     node: str | None = None
     """Only this node may answer (to pin a request, to measure a node)."""
+    percentile: float = 95.0
+    """Of a stream: so many of a hundred answers must keep the deadline; 50 to 99.9."""
+    max_cost: float | None = None
+    """Most that one request may cost, in the currency in which the fleet's services state theirs; None for any."""
+    degrade: tuple[Degrade, ...] = ()
+    """What to give up, in this order, when nothing keeps the promise; none: answers come late and are counted so."""
 
 
 class Request(msgspec.Struct, frozen=True):

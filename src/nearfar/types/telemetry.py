@@ -96,6 +96,8 @@ class ServiceReport(msgspec.Struct, frozen=True):
     stages: Mapping[str, StageSummary] = {}
     memory: Bytes = Bytes(0)
     """Resident memory of the process; 0 when it is not running."""
+    cost: float = 0.0
+    """What one request costs there, in the operator's currency; 0 on hardware of one's own."""
 
 
 class LinkReport(msgspec.Struct, frozen=True):
