@@ -28,6 +28,7 @@ from rich.table import Table
 from examples.fleet import QUEUE_LIMIT, DemoNode, Overload, node_flags
 from nearfar.client.client import Client
 from nearfar.client.connect import connect
+from nearfar.client.listening import Choices
 from nearfar.errors import NearfarError
 from nearfar.models.accuracy import Accuracy, Truths, average_precision
 from nearfar.placement.decide import Decision
@@ -94,7 +95,7 @@ def accuracy_of(predictions: dict[int, Detections], truth_file: Path) -> Accurac
 
 async def stream(client: Client, clip: Path, story: Story, overload: Overload, seconds: float, plain: bool) -> Summary:
     """Watch the clip at its own pace; between 40 % and 70 % of it, overload whoever serves."""
-    client.on_decision = story.on_decision
+    client.listeners.add(Choices(story.on_decision))
 
     async def on_result(result: FrameResult, image: Any) -> None:
         story.on_result(result)

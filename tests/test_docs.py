@@ -101,7 +101,7 @@ def test_readme_and_tutorial_have_commands_that_are_checked() -> None:
     with pytest.raises(Exception, match=r"(?i)no such option|nosuch"):
         parse(["up", "--nosuch"])
     with pytest.raises(AssertionError):
-        parse(["explain"])
+        parse(["teach"])
 
 
 @pytest.mark.parametrize("folder", ["src", "docs", "examples", "recipes"])

@@ -157,6 +157,14 @@ class Cancelled(NearfarError):
     http_status = 499
 
 
+class UnknownStream(NearfarError):
+    """No stream of that name runs in the fleet or left a trail in this home folder."""
+
+    code = "unknown-stream"
+    exit_code = 2
+    http_status = 404
+
+
 class Overloaded(NearfarError):
     """A queue is full. `retry_after` in seconds says when it is worth asking again."""
 

@@ -146,6 +146,19 @@ class PlacementSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     ] = 0.2
 
 
+class StreamsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is kept of streams: `nearfar explain` reads it."""
+
+    keep: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Trails kept in the home folder, of at most 16 MiB each; the oldest ended one makes room.",
+        ),
+    ] = 50
+
+
 class EmulateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Make this node worse than it is. For tests and the demo only."""
 
@@ -167,6 +180,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "mesh": MeshSettings,
     "gateway": GatewaySettings,
     "placement": PlacementSettings,
+    "streams": StreamsSettings,
     "emulate": EmulateSettings,
 }
 
@@ -180,6 +194,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mesh: MeshSettings = MeshSettings()
     gateway: GatewaySettings = GatewaySettings()
     placement: PlacementSettings = PlacementSettings()
+    streams: StreamsSettings = StreamsSettings()
     emulate: EmulateSettings = EmulateSettings()
     sources: Mapping[str, str] = {}
 

@@ -9,7 +9,7 @@ import pytest
 from nearfar import __version__
 from tests.cli.commands import nearfar
 
-VERBS = ["up", "nodes", "services", "models", "run", "watch", "devices"]
+VERBS = ["up", "nodes", "services", "models", "run", "watch", "streams", "explain", "devices"]
 SUBVERBS = ["add", "pull", "show", "remove"]
 
 
@@ -33,7 +33,16 @@ def test_the_version_is_told(home: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["fly"], ["nodes", "--fly"], ["run"], ["run", "yard"], ["watch"], ["up", "--port", "many"], ["models", "fly"]],
+    [
+        ["fly"],
+        ["nodes", "--fly"],
+        ["run"],
+        ["run", "yard"],
+        ["watch"],
+        ["explain"],
+        ["up", "--port", "many"],
+        ["models", "fly"],
+    ],
     ids=" ".join,
 )
 def test_words_that_are_none_are_an_error_of_use(home: Path, words: list[str]) -> None:
@@ -52,6 +61,8 @@ def test_words_that_are_none_are_an_error_of_use(home: Path, words: list[str]) -
         (["watch", "nothing.mp4"], 5, "nothing.mp4"),
         (["watch", "x.jpg", "--display", "hologram"], 2, "--display"),
         (["watch", "x.jpg", "--deadline", "-3"], 2, "is not a duration"),
+        (["explain", "nothing-like-it"], 2, "No stream 'nothing-like-it' runs"),
+        (["explain", "../x"], 2, "No stream '../x' runs"),
         (["models", "show", "yrad"], 3, "did you mean 'yard'"),
         (["models", "remove", "yard"], 3, "embedded"),
         (["models", "remove", "nothing-like-it"], 3, "There is no model"),

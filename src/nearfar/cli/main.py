@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from nearfar import __version__
-from nearfar.cli import devices, fleet, models, run, simulate, up, watch
+from nearfar.cli import devices, fleet, models, run, simulate, streams, up, watch
 from nearfar.errors import NearfarError
 
 app = typer.Typer(
@@ -30,6 +30,8 @@ app.command("services")(fleet.services)
 app.add_typer(models.app, name="models")
 app.command("run")(run.run)
 app.command("watch")(watch.watch)
+app.command("streams")(streams.streams)
+app.command("explain")(streams.explain)
 app.command("devices")(devices.devices)
 app.command("simulate")(simulate.simulate)
 

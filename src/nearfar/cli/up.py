@@ -112,6 +112,7 @@ async def run_node(settings: Settings, wanted: list[str]) -> None:
 
     from nearfar.client.client import Client
     from nearfar.client.policy import placement_policy
+    from nearfar.gateway.named import NamedStreams
     from nearfar.gateway.server import Address, Gateway
     from nearfar.gateway.state import Limits, State
     from nearfar.models.store import Store
@@ -137,7 +138,8 @@ async def run_node(settings: Settings, wanted: list[str]) -> None:
         limits = Limits(gate.max_body, gate.max_in_flight, gate.default_deadline_ms)
         parts = await assemble(settings, node, inventory)
         client = Client(parts.mesh, node, policy)
-        gateway = Gateway(State(client, limits, keys), address, keyed=bool(keys))
+        streams = NamedStreams(client, settings.home, settings.streams.keep)
+        gateway = Gateway(State(client, limits, keys, streams), address, keyed=bool(keys))
         try:
             await gateway.start()
             parts.agent.gateway = gateway.url

@@ -66,6 +66,9 @@ def watch(
         list[str] | None,
         typer.Option("--zone", help="Count in the polygon x1,y1,x2,y2,x3,y3[,...][:name], in pixels or in shares."),
     ] = None,
+    no_trail: Annotated[
+        bool, typer.Option("--no-trail", help="Write nothing down of what was decided; 'nearfar explain' reads it.")
+    ] = False,
     json: Json = False,
     home: Home = None,
     fleet: Fleet = None,
@@ -83,7 +86,7 @@ def watch(
     follow = _follow(track, line or [], zone or [])
     opened = open_source(source, loop=loop, realtime=realtime)
     shown = display or ("terminal" if sys.stderr.isatty() and not json else "none")
-    summary = in_loop(_watch(chosen, opened, model, qos, output, shown, in_flight, follow))
+    summary = in_loop(_watch(chosen, opened, model, qos, output, shown, in_flight, follow, not no_trail))
     if json:
         print_json(summary.to_dict())
     else:
@@ -111,12 +114,15 @@ async def _watch(
     display: str,
     in_flight: int | None,
     follow: Follow | None,
+    trailed: bool = True,
 ) -> Summary:
     import asyncio
     import signal
     import uuid
 
     from nearfar.client.connect import connect
+    from nearfar.client.listening import Choices
+    from nearfar.client.trail import Trail
     from nearfar.errors import InputError, NearfarError
     from nearfar.gateway.answers import labels_in, manifest_of
     from nearfar.models.manifest import Task
@@ -143,6 +149,8 @@ async def _watch(
             if follow is not None:
                 result = follow.take(result, image)
             view.update(result, image)
+            if trail is not None:
+                trail.outcome(result.outcome.value, result.served_by, result.index)
             if recording is not None:
                 await recording(result, image)
 
@@ -162,11 +170,27 @@ async def _watch(
                 chosen_before = decision.chosen
                 view.note(decision.reason)
 
-        client.on_decision = on_decision
+        client.listeners.add(Choices(on_decision))
+        trail: Trail | None = None
+        if trailed:
+            trail = Trail(stream, name, source=source.uri, by=client.me, home=chosen.home, mesh=client.mesh,
+                          keep=chosen.streams.keep, warn=view.note)  # fmt: skip
+            await trail.start()
+            client.listeners.add(trail)
+            engine.summary.stream = stream
+            print(f"stream {stream}; what is decided and why: nearfar explain {stream}", file=sys.stderr)
         # What `timeout`, systemd and containers send: as Ctrl-C, a stream ends with its summary and a whole recording.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, engine.stop, "stopped by SIGTERM")
-        with view:
-            summary = await engine.run()
+        try:
+            with view:
+                summary = await engine.run()
+        finally:
+            if trail is not None:
+                counts = engine.summary.counts
+                trail.ended(engine.summary.ended or "the watch broke off", {o.value: n for o, n in counts.items()})
+                await trail.close()
+                if trail.warning and display == "terminal":  # the panel that showed it is gone
+                    print(f"nearfar: {trail.warning}", file=sys.stderr)
         if recording is not None:
             try:
                 recording.close()
@@ -220,5 +244,7 @@ def tell(summary: Summary) -> None:
         for stage, quantiles in told["stages_ms"].items():
             table.add_row(stage, *(f"{quantiles[q]:.1f}" for q in ("p50", "p95", "p99")))
         out.print(table)
+    if told["stream"]:
+        out.print(f"  what was decided, and why: nearfar explain {told['stream']}")
     if told["error"]:
         out.print(f"[red]{escape(told['error']['message'])}[/]")

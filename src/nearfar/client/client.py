@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
+from nearfar.client.listening import Listeners
 from nearfar.client.view import FleetView
 from nearfar.errors import (
     Cancelled,
@@ -33,7 +34,7 @@ from nearfar.placement.policies.base import Policy
 from nearfar.placement.policies.registry import load as load_policy
 from nearfar.types.ids import ModelName, NodeId, ServiceId, StreamId, node_of
 from nearfar.types.image import Image
-from nearfar.types.request import Answer, Privacy, Qos, Request
+from nearfar.types.request import FRAME, Answer, Privacy, Qos, Request
 from nearfar.types.tensor import Tensor
 from nearfar.types.units import Bytes, Milliseconds, Seconds
 from nearfar.types.wire import CallHead, Operation, ReplyHead, body_of, decode_reply, encode, heads_of, tensors_of
@@ -62,8 +63,8 @@ class Client:
         self.me = me
         self.view = FleetView(mesh, me)
         self.policy = load_policy(policy) if isinstance(policy, str) else policy
-        self.on_decision: Callable[[Request, Decision], None] | None = None
-        """Called with every decision before it is acted on, to show or record it; must return at once."""
+        self.listeners = Listeners()
+        """Hear every decision before it is acted on, and every attempt that failed."""
         self._random = random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._prober: Prober | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -124,11 +125,15 @@ class Client:
         qos: Qos = _NO_QOS,
         *,
         wanted: Sequence[str] = (),
+        stream: StreamId | None = None,
+        incumbent: ServiceId | None = None,
     ) -> Answer:
         """Tensors in, tensors out, untouched by any processing."""
         head = CallHead(Operation.INFER, 0.0, heads_of(inputs), None, tuple(wanted))
         size = sum(tensor.nbytes for tensor in inputs)
-        return await self._ask(Request(model, self.me, Bytes(size), qos=qos), head, body_of(inputs) or [b""])
+        frame = FRAME.get()
+        request = Request(model, self.me, Bytes(size), qos=qos, stream=stream, incumbent=incumbent, frame=frame)
+        return await self._ask(request, head, body_of(inputs) or [b""])
 
     async def see(
         self,
@@ -141,7 +146,8 @@ class Client:
     ) -> Answer:
         """An image in; `boxes`, `scores` and `class_ids` (or a classifier's `scores`, `class_ids`) out."""
         head = CallHead(Operation.SEE, 0.0, (), (image.kind.value, image.width, image.height))
-        request = Request(model, self.me, Bytes(image.nbytes), qos=qos, stream=stream, incumbent=incumbent)
+        frame = FRAME.get()
+        request = Request(model, self.me, Bytes(image.nbytes), qos=qos, stream=stream, incumbent=incumbent, frame=frame)
         return await self._ask(request, head, [image.buffer])
 
     async def described(self, answer: Answer, timeout: float = 2.0) -> Description | None:
@@ -181,15 +187,20 @@ class Client:
         attempts: list[tuple[ServiceId, NearfarError]] = []
         while True:
             now = Seconds(time.monotonic())
-            decision = decide(self.view.snapshot(now), request, now, self._random, self.policy)
-            if self.on_decision is not None:
-                self.on_decision(request, decision)
+            snapshot = self.view.snapshot(now)
+            decision = decide(snapshot, request, now, self._random, self.policy)
+            if self.listeners:
+                self.listeners.decided(request, decision, snapshot, now)
             if decision.chosen is None:
                 raise self._nobody(request.model, decision, attempts)
             service = decision.chosen
             try:
                 return await self._attempt(service, request, head, body, start, end, attempts)
-            except _ELSEWHERE as error:
+            except NearfarError as error:
+                if self.listeners:
+                    self.listeners.failed(request, service, error, Milliseconds((time.monotonic() - now) * 1000))
+                if not isinstance(error, _ELSEWHERE):
+                    raise
                 attempts.append((service, error))
                 deaths = sum(isinstance(e, Unreachable) and e.vanished for _, e in attempts)
                 if deaths >= MOST_DEATHS:

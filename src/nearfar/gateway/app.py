@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -17,13 +19,14 @@ from nearfar.gateway import oip
 from nearfar.gateway.answers import answer_as_json, manifest_of
 from nearfar.gateway.body import Scope, read
 from nearfar.gateway.fleet import fleet_as_json
-from nearfar.gateway.headers import qos_of, told
+from nearfar.gateway.headers import stated, told
 from nearfar.gateway.hot import App, HotPath, version_of
 from nearfar.gateway.leaving import UntilLeft
 from nearfar.gateway.metrics import render
 from nearfar.gateway.openapi import BUSY, DETECT, INFER, MODEL, OPEN
 from nearfar.gateway.problems import Internal, NotFound, UnsupportedMedia, problem
 from nearfar.gateway.state import State
+from nearfar.gateway.streams import add_streams
 from nearfar.types.ids import ModelName
 from nearfar.types.image import Image
 from nearfar.types.units import Seconds
@@ -42,6 +45,7 @@ def make_app(state: State) -> App:
     _add_protocol(app, state)
     _add_fleet(app, state)
     _add_detect(app, state)
+    add_streams(app, state)
     return HotPath(_Guarded(app, state), state)
 
 
@@ -83,10 +87,16 @@ def _handle_errors(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        return _problem_response(InputError(f"{first['loc'][-1]}: {first['msg']}.", "See /openapi.json."))
+
     async def fault(_: Request, error: Exception) -> Response:
         return _problem_response(Internal.of(error))  # it is raised again after this, for the log
 
     app.add_exception_handler(NearfarError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, fault)
     app.add_exception_handler(HTTPException, http)
 
@@ -166,9 +176,10 @@ def _add_detect(app: FastAPI, state: State) -> None:
         state.enter()
         try:
             image = await _image_in(request, state.limits.max_body)
-            qos = qos_of(request.headers.raw, state.limits.default_deadline_ms)
+            qos, stream = stated(request.headers.raw, state.limits.default_deadline_ms)
             with UntilLeft(request.receive):
-                answer = await state.client.see(ModelName(name), Image.encoded(image), qos)
+                ask = partial(state.client.see, ModelName(name), Image.encoded(image), qos)
+                answer = await (state.streams.asked(stream, ModelName(name), ask) if stream else ask())
                 described = await state.client.described(answer)
         except Cancelled:
             state.failed(name, Cancelled.code)

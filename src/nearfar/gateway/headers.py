@@ -1,10 +1,11 @@
-"""What a caller may state in headers, on every path: `Nearfar-Deadline`, `Nearfar-Privacy`, `Nearfar-Node`."""
+"""What a caller may state in headers, on every path: `Nearfar-Deadline`, `-Privacy`, `-Node`, `-Stream`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from nearfar.errors import InputError
+from nearfar.types.ids import is_name
 from nearfar.types.request import STAGE_NAMES, Answer, Privacy, Qos
 from nearfar.types.units import Milliseconds, parse_milliseconds
 
@@ -13,6 +14,12 @@ LONGEST_DEADLINE_MS = 600_000.0
 
 def qos_of(headers: Iterable[tuple[bytes, bytes]], default_deadline_ms: float = 0.0) -> Qos:
     """The QoS that the headers (lower-case names) state. Raises `InputError` naming the header."""
+    return stated(headers, default_deadline_ms)[0]
+
+
+def stated(headers: Iterable[tuple[bytes, bytes]], default_deadline_ms: float = 0.0) -> tuple[Qos, str]:
+    """As `qos_of`, with the name of the stream that the request belongs to; empty for one that stands alone."""
+    stream = ""
     deadline = Milliseconds(default_deadline_ms) if default_deadline_ms else None
     privacy = Privacy.ANY
     node: str | None = None
@@ -32,7 +39,14 @@ def qos_of(headers: Iterable[tuple[bytes, bytes]], default_deadline_ms: float = 
                 raise InputError(f"Nearfar-Privacy is {text!r}.", f"Use one of {', '.join(Privacy)}.") from None
         elif name == b"nearfar-node":
             node = text
-    return Qos(deadline, privacy, node)
+        elif name == b"nearfar-stream":
+            if not is_name(text):
+                raise InputError(
+                    f"Nearfar-Stream is {text[:80]!r}, which is no name.",
+                    "Use lower-case letters, digits, '.', '_' and '-', at most 64.",
+                )
+            stream = text
+    return Qos(deadline, privacy, node), stream
 
 
 def told(answer: Answer) -> list[tuple[bytes, bytes]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from nearfar.errors import Cancelled, InputError, NearfarError
 from nearfar.gateway import oip
 from nearfar.gateway.answers import manifest_of
 from nearfar.gateway.body import Receive, Scope, Send, header, read
-from nearfar.gateway.headers import qos_of, told
+from nearfar.gateway.headers import stated, told
 from nearfar.gateway.leaving import UntilLeft
 from nearfar.gateway.problems import Internal, NotFound, problem
 from nearfar.gateway.state import State
@@ -88,17 +89,22 @@ class HotPath:
     ) -> tuple[list[bytes | memoryview], int | None, list[tuple[bytes, bytes]]]:
         state = self._state
         body = await read(receive, headers, state.limits.max_body)
-        qos = qos_of(headers, state.limits.default_deadline_ms)
-        stated = header(headers, _LENGTH)
-        if stated is not None and not (stated.isdigit() and len(stated) <= 12):
-            raise InputError(f"Inference-Header-Content-Length is {stated.decode('latin-1')[:40]!r}, not a length.")
-        parsed = oip.parse(body, int(stated) if stated is not None else None)
+        qos, name = stated(headers, state.limits.default_deadline_ms)
+        length_stated = header(headers, _LENGTH)
+        if length_stated is not None and not (length_stated.isdigit() and len(length_stated) <= 12):
+            shown = length_stated.decode("latin-1")[:40]
+            raise InputError(f"Inference-Header-Content-Length is {shown!r}, not a length.")
+        parsed = oip.parse(body, int(length_stated) if length_stated is not None else None)
         if version:
             known = await version_of(state, model)
             if version != known:
                 raise NotFound(f"Model {model} has no version {version}.", f"It has {known}.")
         with UntilLeft(receive):
-            answer = await state.client.infer(ModelName(model), parsed.tensors, qos, wanted=parsed.wanted)
+            if not name:
+                answer = await state.client.infer(ModelName(model), parsed.tensors, qos, wanted=parsed.wanted)
+            else:
+                ask = partial(state.client.infer, ModelName(model), parsed.tensors, qos, wanted=parsed.wanted)
+                answer = await state.streams.asked(name, ModelName(model), ask)
         state.answered(model, answer)
         parts, length = oip.encode(model, version or await self._version(answer), answer, parsed)
         return parts, length, told(answer)

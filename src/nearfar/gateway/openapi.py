@@ -66,6 +66,11 @@ _QOS = [
     _header("Nearfar-Deadline", "Answer within this time, or say 503.", pattern=r"^[0-9]{1,6}(ms|s)$"),
     _header("Nearfar-Privacy", "How far the data may travel.", enum=["local", "fleet", "any"]),
     _header("Nearfar-Node", "Only this node may answer."),
+    _header(
+        "Nearfar-Stream",
+        "The stream that this request belongs to: it stays where it is, and leaves a trail.",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
+    ),
 ]
 
 _TENSOR: dict[str, Any] = {
@@ -216,4 +221,58 @@ DETECT: dict[str, Any] = {
             },
         },
     },
+}
+
+_STATUS: dict[str, Any] = {
+    "type": "object",
+    "required": ["stream", "model", "since", "running"],
+    "properties": {
+        "stream": {"type": "string"},
+        "model": {"type": "string"},
+        "source": {"type": "string"},
+        "by": {"type": "string"},
+        "since": {"type": "string"},
+        "last": {"type": ["string", "null"]},
+        "running": {"type": "boolean"},
+        "ended": {"type": ["string", "null"]},
+        "served_by": {"type": ["string", "null"]},
+        "answered": {"type": ["integer", "null"]},
+        "lost": {"type": ["integer", "null"]},
+        "counts": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "moved": {"type": ["integer", "null"]},
+        "level": {"type": "string"},
+    },
+}
+_ENTRY: dict[str, Any] = {
+    "type": "object",
+    "required": ["kind", "number", "at"],
+    "properties": {"kind": {"type": "string"}, "number": {"type": "integer"}, "at": {"type": "string"}},
+}
+
+
+def _object(description: str, **properties: Any) -> dict[str, Any]:
+    schema = {"type": "object", "required": list(properties), "properties": properties}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+STREAMS: dict[int | str, dict[str, Any]] = {
+    200: _object(
+        "Those that run in the fleet first, then those that ended.", streams={"type": "array", "items": _STATUS}
+    ),
+    401: _answer("The API key is missing or wrong."),
+    429: _answer("Too many requests are in flight at this gateway. See Retry-After."),
+}
+DECISIONS: dict[int | str, dict[str, Any]] = {
+    200: _object(
+        "The entries, oldest first; ask on with `since` set to `next`.",
+        stream=_STATUS,
+        entries={"type": "array", "items": _ENTRY},
+        next={"type": "integer"},
+        more={"type": "boolean"},
+    ),
+    400: _answer("`since` or `limit` is not a number in its range."),
+    401: _answer("The API key is missing or wrong."),
+    404: _answer("No such stream; the nearest names are offered."),
+    429: _answer("Too many requests are in flight at this gateway. See Retry-After."),
+    503: _answer("The stream runs, but its process does not answer."),
 }

@@ -133,6 +133,7 @@ class Gateway:
             await asyncio.wait_for(asyncio.shield(self._task), 3)
         self._server.force_exit = True
         await asyncio.gather(self._task, return_exceptions=True)
+        await self._state.streams.close()
 
 
 def _bind(host: str, port: int) -> socket.socket:

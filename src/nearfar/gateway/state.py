@@ -11,6 +11,7 @@ import msgspec
 
 from nearfar.client.client import Client
 from nearfar.gateway.body import header
+from nearfar.gateway.named import NamedStreams
 from nearfar.gateway.problems import Forbidden, TooManyRequests, Unauthorized
 from nearfar.types.histogram import Histogram
 from nearfar.types.ids import ModelName, is_name
@@ -32,8 +33,12 @@ _OWN = re.compile(rb"https?://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?$")
 class State:
     """Used on the gateway's event loop only."""
 
-    def __init__(self, client: Client, limits: Limits, api_keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self, client: Client, limits: Limits, api_keys: Sequence[str] = (), streams: NamedStreams | None = None
+    ) -> None:
+        """`streams` is made for a gateway without a home folder when it is not given."""
         self.client = client
+        self.streams = streams or NamedStreams(client)
         self.limits = limits
         self._accepted = tuple(b"Bearer " + key.encode() for key in api_keys)
         self.in_flight = 0

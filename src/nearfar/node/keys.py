@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nearfar.types.ids import NodeId, ServiceId
+from nearfar.types.ids import NodeId, ServiceId, StreamId
 
 SERVICES = "service/*/*"
 """Tokens of services; each is also the key of its requests."""
@@ -10,6 +10,8 @@ NODES = "node/*/*"
 """Tokens of agents: node id and instance."""
 SERVICE_REPORTS = "report/service/*/*"
 NODE_REPORTS = "report/node/*"
+TRAILS = "trail/*"
+"""Tokens of running streams; each is also the key at which its trail is asked for."""
 
 
 def service_key(service: ServiceId) -> str:
@@ -40,3 +42,8 @@ def node_report_key(node: NodeId) -> str:
 def ping_key(node: NodeId) -> str:
     """Answers at once with the body it gets: for round trips, and for bandwidth with a large body."""
     return f"ping/{node}"
+
+
+def trail_key(stream: StreamId) -> str:
+    """Answers with the entries of a running stream's trail."""
+    return f"trail/{stream}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,12 @@ class Request(msgspec.Struct, frozen=True):
     """Who served this stream last: hysteresis keeps it unless another is clearly better."""
     excluded: tuple[ServiceId, ...] = ()
     """Services that already failed this very request."""
+    frame: int | None = None
+    """Number of the stream's frame that it carries, for its trail; None when it is no frame."""
+
+
+FRAME: ContextVar[int | None] = ContextVar("frame", default=None)
+"""The frame that this task asks for. A seer's signature need not know of frames; whoever asks the fleet reads it."""
 
 
 class Stages(msgspec.Struct, frozen=True, array_like=True):

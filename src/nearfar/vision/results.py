@@ -121,6 +121,8 @@ class Summary:
         """Set when the stream broke off: the source, the recorder, or nobody answered for too long."""
         self.tracking: Counts | None = None
         """Tracks, lines and zones; None when nothing tracks."""
+        self.stream = ""
+        """Id of the stream, by which `nearfar explain` knows its trail; empty when it has none."""
         self._last: ServiceId | None = None
         self._started = time.monotonic()
         self._stopped: float | None = None
@@ -185,6 +187,7 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `--json`; times in milliseconds, rounded to a microsecond."""
         return {
+            "stream": self.stream or None,
             "frames": {"read": self.read} | {outcome.value: n for outcome, n in self.counts.items()},
             "drops": dict(self.drops),
             "failures": {code: {"count": n, "reason": self.reasons[code]} for code, n in self.failures.items()},

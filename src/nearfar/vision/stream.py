@@ -21,7 +21,7 @@ import msgspec
 from nearfar.errors import DeadlineExceeded, MeshError, NearfarError, NoCandidate, Overloaded, SourceError, UnknownModel
 from nearfar.types.ids import ModelName, ServiceId, StreamId
 from nearfar.types.image import ImageKind
-from nearfar.types.request import Answer, Qos
+from nearfar.types.request import FRAME, Answer, Qos
 from nearfar.types.units import Milliseconds, Seconds
 from nearfar.vision.base import Frame, Seer, Source
 from nearfar.vision.encode import Encoder
@@ -219,6 +219,7 @@ class Watch:
         return FrameResult(frame.index, Outcome.DROPPED, frame.pts_ms, reason=reason, decode_ms=frame.decode_ms)
 
     async def _see(self, frame: Frame) -> FrameResult:
+        FRAME.set(frame.index)  # this task is this frame's alone
         if not self._source.live:
             await self._back_off()
         taken = time.monotonic()

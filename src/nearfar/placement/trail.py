@@ -1,0 +1,597 @@
+"""What is written down of a stream: values that say afterwards what was decided, why, and what became of it.
+
+No pixel, tensor or prompt ever stands here: names, numbers, codes and sentences only.
+
+**Folding.** Thirty frames a second decide the same thing thirty times a second. A decision is folded into the one
+before when nothing stands between the two and all of this holds, each against the *first* decision of the fold, so that
+slow drift adds up to a change:
+
+- the same model, privacy, pinned node, incumbent, policy, chosen service and verdict (late or not), and both have a
+  frame number or neither has; the deadline left is the same within noise;
+- the same refused subjects with the same codes, and equally many refusals; the words of a reason may differ ("no
+  telemetry for 3.1 s");
+- the same ranked services. Of each: late or not is the same; link, transfer and service time are the same within noise;
+  queue and in flight together differ by at most one request, and the expected wait by at most that one's service
+  time; loss by at most `LOSS`; its telemetry is older than a second in both or in neither.
+
+Noise is `SHARE` of the larger figure or `LEAST` milliseconds, whichever is more. When a fleet is so large that services
+are drawn (`considered < known`), who was drawn is chance: then only the chosen one's figures and the set of codes
+count. A fold keeps how many decisions it stands for and the number of every one's frame, as arithmetic runs (`Run`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from nearfar.fleet.snapshot import Snapshot
+from nearfar.placement.decide import Decision
+from nearfar.placement.expectation import Expectation
+from nearfar.placement.refusal import Refusal
+from nearfar.types.ids import ModelName, NodeId, ServiceId, StreamId, node_of
+from nearfar.types.request import Request
+from nearfar.types.units import Milliseconds, Seconds
+
+VERSION = 1
+"""Of the entries' form; stands in every `Started`. A reader passes over kinds of entries that it does not know."""
+SHARE, LEAST, LOSS = 0.5, 5.0, 0.02
+MOST_RUNS = 32
+"""A fold with more runs of frame numbers than this is closed, so that no entry grows without bound."""
+OLD = 1.0
+"""Seconds after which telemetry counts as old in a comparison."""
+WORDS = 600
+"""Longest message that is kept of somebody's error, in characters."""
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The frames `first`, `first + step`, ..., `count` of them."""
+
+    first: int
+    count: int = 1
+    step: int = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return (self.first + at * self.step for at in range(self.count))
+
+
+class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A service that could have taken the request, with what the snapshot said of it at that moment. None: unknown."""
+
+    service: ServiceId
+    late: bool = False
+    cost: float | None = None
+    """What the policy ordered by, in its own unit; lower is better."""
+    expected: Expectation | None = None
+    note: str = ""
+    queued: int = 0
+    in_flight: int = 0
+    pending: int = 0
+    """Requests of this very client that were under way there."""
+    service_ms: float | None = None
+    rtt_ms: float | None = None
+    jitter_ms: float | None = None
+    loss: float | None = None
+    age_s: float | None = None
+    """Of its telemetry."""
+
+
+class Entry(msgspec.Struct, frozen=True, tag_field="kind"):
+    """One line of a trail. `number` grows by one from 0; `at` is UTC in ISO 8601, by the clock of who wrote it."""
+
+    number: int
+    at: str
+
+
+class Started(Entry, frozen=True, tag="started", omit_defaults=True):
+    """The first line of a file, and written again when the stream is taken up once more."""
+
+    stream: StreamId
+    model: ModelName
+    source: str = ""
+    """Where its frames come from, without a password; `HTTP` for requests to a gateway."""
+    by: str = ""
+    """The node or client that asks."""
+    version: int = VERSION
+
+
+class Decided(Entry, frozen=True, tag="decided", omit_defaults=True):
+    """One decision, and those after it that were the same: see "Folding" above. Times in milliseconds."""
+
+    until: str
+    """When the last one was made."""
+    model: ModelName
+    chosen: ServiceId | None
+    reason: str
+    policy: str
+    count: int = 1
+    frames: tuple[Run, ...] = ()
+    """Empty for requests that are no frames."""
+    deadline_ms: float | None = None
+    """What was left of it."""
+    privacy: str = "any"
+    node: str | None = None
+    incumbent: ServiceId | None = None
+    excluded: tuple[ServiceId, ...] = ()
+    """Services that had failed this request already."""
+    expected: Expectation | None = None
+    least_ms: float | None = None
+    """Expected total of the fold's quickest decision; `most_ms` of its slowest."""
+    most_ms: float | None = None
+    late: bool = False
+    candidates: tuple[Candidate, ...] = ()
+    """Best first."""
+    refusals: tuple[Refusal, ...] = ()
+    refused: int = 0
+    """How many there were; `refusals` holds those that the decision carried."""
+    considered: int = 0
+    eligible: int = 0
+    known: int = 0
+    """Services of the model in the snapshot; more than `considered` when some were drawn."""
+
+    @property
+    def sampled(self) -> bool:
+        return self.considered < self.known
+
+
+class Repeated(Entry, frozen=True, tag="repeated", omit_defaults=True):
+    """In files only: so many more decisions as `number` tells. Read back, it is added to that entry."""
+
+    count: int
+    frames: tuple[Run, ...] = ()
+    least_ms: float | None = None
+    most_ms: float | None = None
+
+
+class Failed(Entry, frozen=True, tag="failed", omit_defaults=True):
+    """An attempt brought no answer."""
+
+    service: ServiceId
+    code: str
+    message: str
+    waited_ms: float
+    frame: int | None = None
+
+
+class Hedged(Entry, frozen=True, tag="hedged", omit_defaults=True):
+    """A second service was asked while the first one was still silent."""
+
+    service: ServiceId
+    first: ServiceId
+    waited_ms: float
+    frame: int | None = None
+    reason: str = ""
+
+
+class Moved(Entry, frozen=True, tag="moved", omit_defaults=True):
+    """The stream went over to another service, from `frame` on."""
+
+    source: ServiceId
+    target: ServiceId
+    reason: str
+    planned: bool = True
+    frame: int | None = None
+
+
+class Level(Entry, frozen=True, tag="level", omit_defaults=True):
+    """The promise is `kept`, `threatened` or `broken`, and was `before`."""
+
+    level: str
+    before: str
+    reason: str
+    frame: int | None = None
+
+
+class Degraded(Entry, frozen=True, tag="degraded", omit_defaults=True):
+    """Something was given up to keep the promise, or taken back (`step` as the caller stated it, such as `rate`)."""
+
+    step: str
+    reason: str
+    restored: bool = False
+    frame: int | None = None
+
+
+class HandedOver(Entry, frozen=True, tag="handed-over", omit_defaults=True):
+    """Another process carries the stream from here on, or this one took it from another."""
+
+    source: str
+    target: str
+    reason: str = ""
+    frame: int | None = None
+
+
+class Warned(Entry, frozen=True, tag="warned"):
+    """The trail itself is in trouble, such as a full disk."""
+
+    message: str
+
+
+class Ended(Entry, frozen=True, tag="ended", omit_defaults=True):
+    """The stream is over."""
+
+    reason: str
+    counts: Mapping[str, int] = {}
+    """What became of its frames, by outcome."""
+
+
+AnyEntry = (
+    Started | Decided | Repeated | Failed | Hedged | Moved | Level | Degraded | HandedOver | Warned | Ended
+)  # fmt: skip
+
+
+class Status(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A stream in one line."""
+
+    stream: StreamId
+    model: ModelName
+    since: str
+    running: bool
+    source: str = ""
+    by: str = ""
+    served_by: ServiceId | None = None
+    counts: Mapping[str, int] = {}
+    """Frames by outcome; empty when the process ended without a word."""
+    moved: int | None = None
+    """How often it went over to another service; None when nobody counted."""
+    level: str = "kept"
+    ended: str = ""
+    """Why it is over; empty while it runs, and when its process was killed."""
+    last: str = ""
+    """When something was last written down."""
+    handed_to: str = ""
+    """Who carries it now, when it was handed over."""
+    lost_its_file: bool = False
+    """Nothing is written any more; only the running process knows."""
+
+    @property
+    def answered(self) -> int:
+        return self.counts.get("answered", 0) + self.counts.get("late", 0)
+
+    @property
+    def lost(self) -> int:
+        return sum(self.counts.values()) - self.answered
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A part of a trail, oldest first. Ask on with `since=next`."""
+
+    stream: Status
+    entries: tuple[AnyEntry, ...]
+    next: int
+    """The highest number that was given, or that `since` was."""
+    more: bool = False
+    """There are newer ones already."""
+
+
+def page(status: Status, entries: Sequence[AnyEntry], since: int | None, limit: int) -> Page:
+    """The `limit` newest entries, or the oldest `limit` of those with a number above `since`."""
+    if since is None:
+        chosen = entries[-limit:]
+        more = False
+    else:
+        newer = [entry for entry in entries if entry.number > since]
+        chosen, more = newer[:limit], len(newer) > limit
+    last = chosen[-1].number if chosen else -1 if since is None else since
+    return Page(status, tuple(chosen), last, more)
+
+
+def decided(request: Request, decision: Decision, snapshot: Snapshot, now: Seconds, number: int, at: str) -> Decided:
+    """The entry of one decision, made from `snapshot` at the moment `now` of its clock."""
+    expected = decision.expected
+    total = None if expected is None else round(expected.total, 3)
+    qos = request.qos
+    return Decided(
+        number,
+        at,
+        at,
+        request.model,
+        decision.chosen,
+        decision.reason,
+        decision.policy,
+        frames=() if request.frame is None else (Run(request.frame),),
+        deadline_ms=_finite(qos.deadline),
+        privacy=qos.privacy.value,
+        node=qos.node,
+        incumbent=request.incumbent,
+        excluded=request.excluded,
+        expected=expected,
+        least_ms=total,
+        most_ms=total,
+        late=decision.late,
+        candidates=tuple(
+            _candidate(r.service, r.late, r.cost, r.expected, r.note, request, snapshot, now) for r in decision.ranking
+        ),
+        refusals=decision.refusals,
+        refused=decision.refused,
+        considered=decision.considered,
+        eligible=decision.eligible,
+        known=len(snapshot.by_model.get(request.model, ())),
+    )
+
+
+def _candidate(
+    service: ServiceId,
+    late: bool,
+    cost: float,
+    expected: Expectation | None,
+    note: str,
+    request: Request,
+    snapshot: Snapshot,
+    now: Seconds,
+) -> Candidate:
+    view = snapshot.services.get(service)
+    if view is None:
+        return Candidate(service, late, _finite(cost), expected, note)
+    report = view.report
+    links, there = snapshot.links, node_of(service)
+    origin = NodeId(request.origin)
+    link = links.get((origin, there)) or links.get((there, origin)) or links.get((NodeId(snapshot.me), there))
+    return Candidate(
+        service,
+        late,
+        _finite(cost),
+        expected,
+        note,
+        report.queued,
+        report.in_flight,
+        snapshot.pending.get(service, 0),
+        _finite(report.service_ms),
+        None if link is None else _finite(link.rtt),
+        None if link is None else _finite(link.jitter),
+        None if link is None else _finite(link.loss),
+        _finite(now - view.heard),
+    )
+
+
+def rounded(entry: Decided) -> Decided:
+    """The entry with its figures to a microsecond; for one that is kept, as it takes as long as making it."""
+    return msgspec.structs.replace(
+        entry,
+        expected=_rounded(entry.expected),
+        candidates=tuple(msgspec.structs.replace(c, expected=_rounded(c.expected)) for c in entry.candidates),
+    )
+
+
+def _rounded(e: Expectation | None) -> Expectation | None:
+    if e is None:
+        return None
+    link, transfer, wait, service, margin, total = (
+        Milliseconds(round(figure, 3)) for figure in (e.link, e.transfer, e.wait, e.service, e.margin, e.total)
+    )
+    return Expectation(link, transfer, wait, service, margin, total, e.basis)
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN and no infinity; a broken node may send them."""
+    return round(value, 3) if value is not None and math.isfinite(value) else None
+
+
+def unfold(entry: Decided) -> Iterator[tuple[int | None, ServiceId | None, frozenset[tuple[str, str]]]]:
+    """(frame number, chosen, refusals as (subject, code)) of every decision that the entry stands for."""
+    codes = frozenset((refusal.subject, refusal.code) for refusal in entry.refusals)
+    if entry.frames:
+        for run in entry.frames:
+            for frame in run:
+                yield frame, entry.chosen, codes
+    else:
+        for _ in range(entry.count):
+            yield None, entry.chosen, codes
+
+
+def extended(runs: tuple[Run, ...], more: Iterable[int]) -> tuple[Run, ...]:
+    """The runs with more frames at their end, in as few runs as a greedy look finds.
+
+    >>> extended((), [1, 2, 3, 5, 7, 9, 9])
+    (Run(first=1, count=3, step=1), Run(first=5, count=3, step=2), Run(first=9, count=1, step=0))
+    """
+    made = list(runs)
+    for frame in more:
+        last = made[-1] if made else None
+        if last is not None and last.count == 1:
+            made[-1] = Run(last.first, 2, frame - last.first)
+        elif last is not None and frame == last.first + last.count * last.step:
+            made[-1] = Run(last.first, last.count + 1, last.step)
+        else:
+            made.append(Run(frame))
+    return tuple(made)
+
+
+def alike(first: Decided, other: Decided) -> bool:
+    """Whether `other` says nothing that `first` does not, by the rule at the top of this file."""
+    if (
+        first.chosen != other.chosen
+        or first.incumbent != other.incumbent
+        or first.late != other.late
+        or first.model != other.model
+        or first.privacy != other.privacy
+        or first.node != other.node
+        or first.policy != other.policy
+        or first.excluded != other.excluded
+        or bool(first.frames) != bool(other.frames)
+        or first.sampled != other.sampled
+        or not _near(first.deadline_ms, other.deadline_ms)
+    ):
+        return False
+    if first.sampled:
+        if {r.code for r in first.refusals} != {r.code for r in other.refusals}:
+            return False
+    elif first.refused != other.refused or not _same_refusals(first.refusals, other.refusals):
+        return False
+    if first.sampled:
+        mine = [c for c in first.candidates if c.service == first.chosen]
+        theirs = [c for c in other.candidates if c.service == first.chosen]
+    else:
+        mine, theirs = list(first.candidates), list(other.candidates)
+    if len(mine) != len(theirs):
+        return False
+    by_service = {candidate.service: candidate for candidate in theirs}
+    return all(c.service in by_service and _alike(c, by_service[c.service]) for c in mine)
+
+
+def _same_refusals(a: tuple[Refusal, ...], b: tuple[Refusal, ...]) -> bool:
+    if len(a) != len(b):
+        return False
+    if all(x.subject == y.subject and x.code == y.code for x, y in zip(a, b, strict=True)):
+        return True  # nearly always in the same order
+    return sorted((r.subject, r.code) for r in a) == sorted((r.subject, r.code) for r in b)
+
+
+def _alike(a: Candidate, b: Candidate) -> bool:
+    if a.late != b.late or abs(a.queued + a.in_flight - b.queued - b.in_flight) > 1 or abs(a.pending - b.pending) > 1:
+        return False
+    if abs((a.loss or 0.0) - (b.loss or 0.0)) > LOSS or _old(a.age_s) != _old(b.age_s):
+        return False
+    if a.expected is None or b.expected is None:
+        return a.expected is b.expected and _near(a.cost, b.cost)
+    x, y = a.expected, b.expected
+    one = max(x.service, y.service)
+    return (
+        _near(x.link, y.link)
+        and _near(x.transfer, y.transfer)
+        and _near(x.service, y.service)
+        and abs(x.wait - y.wait) <= one + max(LEAST, SHARE * one)
+        and x.basis == y.basis
+    )
+
+
+def _old(age: float | None) -> bool:
+    return age is None or age > OLD
+
+
+def _near(a: float | None, b: float | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return abs(a - b) <= max(LEAST, SHARE * max(a, b))
+
+
+class Fold:
+    """The newest decision of a trail and its repetitions so far. `first` is its first decision, alone."""
+
+    __slots__ = ("count", "first", "frames", "last", "least", "most", "told_count", "told_frames")
+
+    def __init__(self, first: Decided) -> None:
+        self.first = first
+        self.last = first.until
+        self.count = first.count
+        self.frames = first.frames
+        self.least, self.most = first.least_ms, first.most_ms
+        self.told_count = first.count
+        self.told_frames: tuple[Run, ...] = ()
+
+    def take(self, other: Decided) -> bool:
+        """Add one more decision; False when it differs or the fold is full, and nothing was changed."""
+        if not alike(self.first, other):
+            return False
+        frames = self.frames
+        if other.frames:
+            frames = (*frames[:-1], *extended(frames[-1:], other.frames[0]))
+            if len(frames) > MOST_RUNS:
+                return False
+            self.told_frames = (*self.told_frames[:-1], *extended(self.told_frames[-1:], other.frames[0]))
+        self.frames = frames
+        self.count += 1
+        self.last = other.until
+        if other.least_ms is not None:
+            self.least = other.least_ms if self.least is None else min(self.least, other.least_ms)
+            self.most = other.least_ms if self.most is None else max(self.most, other.least_ms)
+        return True
+
+    def entry(self) -> Decided:
+        """The first decision, with all that the others add."""
+        if self.count == self.first.count:
+            return self.first
+        return msgspec.structs.replace(
+            self.first,
+            until=self.last,
+            count=self.count,
+            frames=self.frames,
+            least_ms=self.least,
+            most_ms=self.most,
+        )
+
+    def untold(self) -> Repeated | None:
+        """What was added since the last call; None when nothing was."""
+        more = self.count - self.told_count
+        if not more:
+            return None
+        told = Repeated(self.first.number, self.last, more, self.told_frames, self.least, self.most)
+        self.told_count, self.told_frames = self.count, ()
+        return told
+
+
+def repeated(entry: Decided, more: Repeated) -> Decided:
+    """The entry with repetitions that were written later; the inverse of `Fold.untold`."""
+    frames = entry.frames
+    for run in more.frames:
+        frames = extended(frames, run)
+    return msgspec.structs.replace(
+        entry,
+        until=more.at,
+        count=entry.count + more.count,
+        frames=frames,
+        least_ms=more.least_ms,
+        most_ms=more.most_ms,
+    )
+
+
+def read(lines: Iterable[bytes | str], since: int = -1) -> list[AnyEntry]:
+    """The entries in a file's lines with a number above `since`, repetitions folded back in.
+
+    A last line that was cut off, a line of a newer version and one that is none are passed over: a trail that a killed
+    process left must be readable as far as it goes.
+    """
+    found: dict[int, AnyEntry] = {}
+    for line in lines:
+        try:
+            entry = _decoder.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+        if isinstance(entry, Repeated):
+            known = found.get(entry.number)
+            if isinstance(known, Decided):
+                found[entry.number] = repeated(known, entry)
+        elif entry.number > since:
+            found.setdefault(entry.number, entry)
+    return [found[number] for number in sorted(found)]
+
+
+_decoder = msgspec.json.Decoder(AnyEntry)
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+
+def encode(entries: Iterable[AnyEntry]) -> bytes:
+    """Entries as lines of JSON."""
+    return b"".join(_encoder.encode(entry) + b"\n" for entry in entries)
+
+
+def page_as_json(made: Page) -> dict[str, Any]:
+    """A page as plain values; fields at their default are left out of its entries."""
+    return {
+        "stream": status_as_json(made.stream),
+        "entries": [msgspec.to_builtins(entry) for entry in made.entries],
+        "next": made.next,
+        "more": made.more,
+    }
+
+
+def status_as_json(status: Status) -> dict[str, Any]:
+    """Every field of a status; `answered` and `lost` are null when nobody counted."""
+    counted = bool(status.counts) or status.running
+    return {
+        "stream": status.stream,
+        "model": status.model,
+        "source": status.source,
+        "by": status.by,
+        "since": status.since,
+        "last": status.last or None,
+        "running": status.running,
+        "ended": status.ended or None,
+        "served_by": status.served_by,
+        "answered": status.answered if counted else None,
+        "lost": status.lost if counted else None,
+        "counts": dict(status.counts),
+        "moved": status.moved,
+        "level": status.level,
+    }
