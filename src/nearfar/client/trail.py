@@ -122,10 +122,10 @@ class Trail(Listener):
                 self._file = file
             except BlockingIOError:
                 trouble = f"another process writes the trail of {self.stream} in {self._home}"
-            except OSError as error:
-                trouble = f"{self._home} cannot be written: {error.strerror or error}"
             except TimeoutError:
                 trouble = f"{self._home} did not answer within {OPENING:.0f} s"
+            except OSError as error:
+                trouble = f"{self._home} cannot be written: {error.strerror or error}"
         self._since = self._clock()
         self._started = Started(self._next(), self._since, self.stream, self._model, self._source, self._by)
         self._put(self._started)

@@ -183,7 +183,7 @@ def _tail(path: Path) -> list[bytes]:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL))
-        lines = file.read().splitlines()
+        lines = file.read(TAIL).splitlines()
     return lines if size <= TAIL else lines[1:]
 
 
