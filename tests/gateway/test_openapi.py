@@ -38,6 +38,8 @@ OPERATIONS = [
     ("POST", "/v2/models/{model}/versions/{version}/infer"),
     ("POST", "/v1/detect"),
     ("GET", "/v1/fleet"),
+    ("GET", "/v1/streams"),
+    ("GET", "/v1/streams/{id}/decisions"),
     ("GET", "/metrics"),
 ]
 

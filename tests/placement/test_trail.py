@@ -13,22 +13,32 @@ from hypothesis import strategies as st
 from nearfar.fleet.snapshot import Snapshot
 from nearfar.placement import trail
 from nearfar.placement.decide import Decision, decide
+from nearfar.placement.folding import MOST_RUNS, Fold
 from nearfar.placement.policies.predictive import Predictive
-from nearfar.placement.trail import AnyEntry, Decided, Fold, Run, alike, decided, extended, page, read, unfold
+from nearfar.placement.trail import AnyEntry, Decided, Run, decided, extended, page, read, unfold
 from nearfar.types.ids import ModelName, ServiceId, StreamId
 from nearfar.types.request import Qos, Request
-from nearfar.types.units import Milliseconds, Ratio, Seconds
+from nearfar.types.units import Milliseconds, Ratio
 from tests.fleet.build import NOW, fleet, link, service_view
 from tests.placement.worlds import requests, snapshots
 
-AT = "2026-01-01T00:00:00.000+00:00"
+AT = 1.8e9
+WHEN = trail.stamp(AT)
 Told = list[tuple[int | None, ServiceId | None, frozenset[tuple[str, str]]]]
 YARD = Request(ModelName("yard"), "here", qos=Qos(Milliseconds(100.0)), stream=StreamId("s"), frame=0)
 
 
-def made(snapshot: Snapshot, request: Request = YARD, number: int = 0, now: float = NOW) -> Decided:
-    decision = decide(snapshot, request, Seconds(now), random.Random(1), Predictive())
-    return decided(request, decision, snapshot, Seconds(now), number, AT)
+def choose(snapshot: Snapshot, request: Request) -> Decision:
+    return decide(snapshot, request, NOW, random.Random(1), Predictive())
+
+
+def made(snapshot: Snapshot, request: Request = YARD) -> Decided:
+    return decided(request, choose(snapshot, request), snapshot, NOW, 0, AT)
+
+
+def alike(snapshot: Snapshot, request: Request) -> bool:
+    """Whether this is folded into what `STEADY` decides."""
+    return Fold(made(STEADY), AT).take(request, choose(snapshot, request), snapshot, NOW, AT)
 
 
 class Written:
@@ -39,16 +49,18 @@ class Written:
         self.lines: list[bytes] = []
         self.fold: Fold | None = None
 
-    def take(self, entry: Decided) -> None:
-        if self.fold is not None and self.fold.take(entry):
-            return
+    def take(self, snapshot: Snapshot, request: Request, decision: Decision | None = None) -> Decision:
+        decision = decision or choose(snapshot, request)
+        if self.fold is not None and self.fold.take(request, decision, snapshot, NOW, AT):
+            return decision
         self.flush()
         if self.fold is not None:
             self.entries[-1] = self.fold.entry()
-        entry = trail.rounded(msgspec.structs.replace(entry, number=len(self.entries)))
+        entry = decided(request, decision, snapshot, NOW, len(self.entries), AT)
         self.entries.append(entry)
-        self.fold = Fold(entry)
+        self.fold = Fold(entry, AT)
         self.lines.append(trail.encode([entry]))
+        return decision
 
     def flush(self) -> None:
         if self.fold is not None:
@@ -92,9 +104,8 @@ def test_unfolding_gives_back_every_decision(
 ) -> None:
     written, want = Written(), []
     for at, (snapshot, request) in enumerate(stream):
-        decision = decide(snapshot, request, Seconds(NOW), random.Random(1), Predictive())
+        decision = written.take(snapshot, request)
         want.append((request.frame, decision.chosen, of(decision)))
-        written.take(decided(request, decision, snapshot, Seconds(NOW), 0, AT))
         if at in flushes:
             written.flush()
     entries = written.finish()
@@ -118,10 +129,10 @@ def test_a_fold_is_bounded_and_says_when_it_is_full(frames: list[int]) -> None:
     snapshot = fleet(service_view("a/yard"))
     written = Written()
     for frame in frames:
-        written.take(made(snapshot, msgspec.structs.replace(YARD, frame=frame)))
+        written.take(snapshot, msgspec.structs.replace(YARD, frame=frame))
     entries = written.finish()
     assert [frame for frame, _, _ in told(entries)] == frames
-    assert all(len(entry.frames) <= trail.MOST_RUNS for entry in entries)
+    assert all(len(entry.frames) <= MOST_RUNS for entry in entries)
 
 
 STEADY = fleet(service_view("a/yard"), service_view("b/yard"), links={"a": link(2.0), "b": link(3.0)})
@@ -156,18 +167,19 @@ STEADY = fleet(service_view("a/yard"), service_view("b/yard"), links={"a": link(
     ],
 )  # fmt: skip
 def test_what_changed_is_an_entry_of_its_own(changed: Snapshot, request_: Request) -> None:
-    assert alike(made(STEADY), made(STEADY, msgspec.structs.replace(YARD, frame=1)))
-    assert not alike(made(STEADY), made(changed, request_))
+    assert alike(STEADY, msgspec.structs.replace(YARD, frame=1))
+    assert not alike(changed, request_)
 
 
 def test_noise_is_folded_and_its_range_is_kept() -> None:
     steady = fleet(service_view("a/yard"), service_view("b/yard"), links={"a": link(2.0), "b": link(60.0)})
-    fold = Fold(made(steady))
+    fold = Fold(made(steady), AT)
     for frame, (rtt, queued) in enumerate([(2.5, 0), (1.5, 1), (3.0, 0)], start=1):
         noisy = fleet(
             service_view("a/yard", queued=queued), service_view("b/yard"), links={"a": link(rtt), "b": link(60.0)}
         )
-        assert fold.take(made(noisy, msgspec.structs.replace(YARD, frame=frame)))
+        request = msgspec.structs.replace(YARD, frame=frame)
+        assert fold.take(request, choose(noisy, request), noisy, NOW, AT)
     entry = fold.entry()
     assert (entry.count, entry.frames) == (4, (Run(0, 4, 1),))
     assert entry.least_ms is not None and entry.most_ms is not None and entry.least_ms < entry.most_ms
@@ -177,7 +189,7 @@ def test_slow_drift_adds_up_to_a_change() -> None:
     written = Written()
     for frame in range(60):
         drifting = fleet(service_view("a/yard"), links={"a": link(2.0 + frame)})
-        written.take(made(drifting, msgspec.structs.replace(YARD, frame=frame)))
+        written.take(drifting, msgspec.structs.replace(YARD, frame=frame))
     entries = written.finish()
     links = [c.rtt_ms for entry in entries for c in entry.candidates]
     assert len(entries) > 3 and links[-1] is not None and links[-1] > 30
@@ -191,17 +203,14 @@ def test_of_a_sampled_fleet_who_was_drawn_is_chance() -> None:
     )
     request = msgspec.structs.replace(YARD, incumbent=ServiceId("a/yard"))
     rng = random.Random(3)
-    found = []
+    written, found = Written(), []
     for frame in range(40):
         asked = msgspec.structs.replace(request, frame=frame)
-        found.append(decided(asked, decide(many, asked, NOW, rng, Predictive()), many, NOW, 0, AT))
-    assert all(entry.sampled for entry in found) and len({entry.candidates for entry in found}) > 5
-    written = Written()
-    for entry in found:
-        written.take(entry)
+        found.append(written.take(many, asked, decide(many, asked, NOW, rng, Predictive())))
     entries = written.finish()
+    assert all(entry.sampled for entry in entries) and len({decision.ranking for decision in found}) > 5
     assert len(entries) < 20
-    want = [(frame, entry.chosen, {r.code for r in entry.refusals}) for frame, entry in enumerate(found)]
+    want = [(frame, decision.chosen, {r.code for r in decision.refusals}) for frame, decision in enumerate(found)]
     assert [(frame, chosen, {code for _, code in codes}) for frame, chosen, codes in told(entries)] == want
 
 
@@ -232,8 +241,8 @@ def test_lines_that_are_none_and_kinds_of_a_newer_version_are_passed_over() -> N
 
 @given(st.integers(0, 30), st.none() | st.integers(-1, 40), st.integers(1, 40))
 def test_pages_together_are_the_whole(count: int, since: int | None, limit: int) -> None:
-    entries = [trail.Warned(number, AT, "w") for number in range(count)]
-    status = trail.Status(StreamId("s"), ModelName("m"), AT, True)
+    entries = [trail.Warned(number, WHEN, "w") for number in range(count)]
+    status = trail.Status(StreamId("s"), ModelName("m"), WHEN, True)
     first = page(status, entries, since, limit)
     assert len(first.entries) <= limit
     if since is None:

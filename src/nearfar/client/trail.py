@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from nearfar.mesh.base import Call, Handle, Mesh
 from nearfar.node import keys
 from nearfar.placement import trail as entries
 from nearfar.placement.decide import Decision
-from nearfar.placement.trail import AnyEntry, Fold, Moved, Started, Status
+from nearfar.placement.folding import Fold
+from nearfar.placement.trail import AnyEntry, Moved, Started, Status
 from nearfar.types.ids import ModelName, ServiceId, StreamId, is_name
 from nearfar.types.request import Request
 from nearfar.types.units import Milliseconds, Seconds
@@ -43,11 +44,6 @@ class Ask(msgspec.Struct, frozen=True):
 
     since: int | None = None
     limit: int = 100
-
-
-def utc_now() -> str:
-    """This moment in ISO 8601, to a millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _warn(message: str) -> None:
@@ -74,7 +70,7 @@ class Trail(Listener):
         limit: int = LIMIT,
         writer: Writer | None = None,
         warn: Callable[[str], None] = _warn,
-        clock: Callable[[], str] = utc_now,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """`keep`: trails in the home folder, this one included. `limit`: bytes of one file. `writer`: shared with other
         trails, and closed by its owner. `source` must hold no password. Raises `InputError` for an id that is none.
@@ -126,7 +122,7 @@ class Trail(Listener):
                 trouble = f"{self._home} did not answer within {OPENING:.0f} s"
             except OSError as error:
                 trouble = f"{self._home} cannot be written: {error.strerror or error}"
-        self._since = self._clock()
+        self._since = self._now()
         self._started = Started(self._next(), self._since, self.stream, self._model, self._source, self._by)
         self._put(self._started)
         if trouble:
@@ -176,29 +172,28 @@ class Trail(Listener):
     def decided(self, request: Request, decision: Decision, snapshot: Snapshot, now: Seconds) -> None:
         if request.stream != self.stream:
             return
-        entry = entries.decided(request, decision, snapshot, now, self._number, self._clock())
+        at = self._clock()
         fold = self._fold
-        if fold is not None and fold.take(entry):
+        if fold is not None and fold.take(request, decision, snapshot, now, at):
             if self._timer is None and self._file is not None and self._loop is not None:
                 self._timer = self._loop.call_later(FLUSH, self._flush)
             return
-        entry = entries.rounded(entry)
+        entry = entries.decided(request, decision, snapshot, now, self._next(), at)
         self._put(entry)
-        self._number += 1
-        self._fold = Fold(entry)
+        self._fold = Fold(entry, at)
 
     def failed(self, request: Request, service: ServiceId, error: NearfarError, waited: Milliseconds) -> None:
         if request.stream == self.stream:
             self._failed_since.add(service)
             message = error.message[: entries.WORDS]
             entry = entries.Failed(
-                self._next(), self._clock(), service, error.code, message, round(waited, 3), request.frame
+                self._next(), self._now(), service, error.code, message, round(waited, 3), request.frame
             )
             self._put(entry)
 
     def hedged(self, request: Request, service: ServiceId, first: ServiceId, waited: Milliseconds) -> None:
         if request.stream == self.stream:
-            self._put(entries.Hedged(self._next(), self._clock(), service, first, round(waited, 3), request.frame))
+            self._put(entries.Hedged(self._next(), self._now(), service, first, round(waited, 3), request.frame))
 
     # -- what is told by others -------------------------------------------------------------------------------------
 
@@ -228,21 +223,21 @@ class Trail(Listener):
 
     def _move(self, source: ServiceId, target: ServiceId, frame: int | None, planned: bool, reason: str) -> None:
         self._moved += 1
-        self._put(Moved(self._next(), self._clock(), source, target, reason[: entries.WORDS], planned, frame))
+        self._put(Moved(self._next(), self._now(), source, target, reason[: entries.WORDS], planned, frame))
 
     def level(self, level: str, reason: str, frame: int | None = None) -> None:
         """The promise is now `kept`, `threatened` or `broken`. The same again is not written down."""
         before, self._level = self._level, level
         if level != before:
-            self._put(entries.Level(self._next(), self._clock(), level, before, reason[: entries.WORDS], frame))
+            self._put(entries.Level(self._next(), self._now(), level, before, reason[: entries.WORDS], frame))
 
     def degraded(self, step: str, reason: str, frame: int | None = None, *, restored: bool = False) -> None:
         """Something was given up (`rate`, `input`, `model`, `far`, `refuse`), or taken back."""
-        self._put(entries.Degraded(self._next(), self._clock(), step, reason[: entries.WORDS], restored, frame))
+        self._put(entries.Degraded(self._next(), self._now(), step, reason[: entries.WORDS], restored, frame))
 
     def handed_over(self, source: str, target: str, frame: int | None = None, reason: str = "") -> None:
         """Another node or process carries the stream from here on."""
-        self._put(entries.HandedOver(self._next(), self._clock(), source, target, reason[: entries.WORDS], frame))
+        self._put(entries.HandedOver(self._next(), self._now(), source, target, reason[: entries.WORDS], frame))
 
     def ended(self, reason: str, counts: Mapping[str, int] | None = None) -> None:
         """The stream is over. `counts` by outcome; without it, what `outcome` counted. The second call does nothing."""
@@ -251,7 +246,7 @@ class Trail(Listener):
             if counts is not None:
                 self._counts = Counter(counts)
             told = {name: count for name, count in self._counts.items() if count}
-            self._put(entries.Ended(self._next(), self._clock(), reason[: entries.WORDS], told))
+            self._put(entries.Ended(self._next(), self._now(), reason[: entries.WORDS], told))
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
@@ -264,7 +259,7 @@ class Trail(Listener):
 
     def status(self) -> Status:
         """The stream in one line."""
-        last = self._fold.last if self._fold is not None else self._since
+        last = entries.stamp(self._fold.last) if self._fold is not None else self._since
         if self._entries:
             last = max(last, self._entries[-1].at)
         return Status(
@@ -302,6 +297,9 @@ class Trail(Listener):
         self._loop.run_in_executor(None, reply)
 
     # -- writing down -------------------------------------------------------------------------------------------------
+
+    def _now(self) -> str:
+        return entries.stamp(self._clock())
 
     def _next(self) -> int:
         number, self._number = self._number, self._number + 1
@@ -343,7 +341,7 @@ class Trail(Listener):
             self._writer.post(self._file.close)
             self._file = None
         self.warning = f"The trail of {self.stream} is kept in memory only from here on: {trouble}."
-        self._put(entries.Warned(self._next(), self._clock(), self.warning))
+        self._put(entries.Warned(self._next(), self._now(), self.warning))
         self._warn(self.warning)
 
 

@@ -2,27 +2,14 @@
 
 No pixel, tensor or prompt ever stands here: names, numbers, codes and sentences only.
 
-**Folding.** Thirty frames a second decide the same thing thirty times a second. A decision is folded into the one
-before when nothing stands between the two and all of this holds, each against the *first* decision of the fold, so that
-slow drift adds up to a change:
-
-- the same model, privacy, pinned node, incumbent, policy, chosen service and verdict (late or not), and both have a
-  frame number or neither has; the deadline left is the same within noise;
-- the same refused subjects with the same codes, and equally many refusals; the words of a reason may differ ("no
-  telemetry for 3.1 s");
-- the same ranked services. Of each: late or not is the same; link, transfer and service time are the same within noise;
-  queue and in flight together differ by at most one request, and the expected wait by at most that one's service
-  time; loss by at most `LOSS`; its telemetry is older than a second in both or in neither.
-
-Noise is `SHARE` of the larger figure or `LEAST` milliseconds, whichever is more. When a fleet is so large that services
-are drawn (`considered < known`), who was drawn is chance: then only the chosen one's figures and the set of codes
-count. A fold keeps how many decisions it stands for and the number of every one's frame, as arithmetic runs (`Run`).
+A decision that repeats the one before is folded into it: `placement/folding.py` says by which rule.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -37,11 +24,6 @@ from nearfar.types.units import Milliseconds, Seconds
 
 VERSION = 1
 """Of the entries' form; stands in every `Started`. A reader passes over kinds of entries that it does not know."""
-SHARE, LEAST, LOSS = 0.5, 5.0, 0.02
-MOST_RUNS = 32
-"""A fold with more runs of frame numbers than this is closed, so that no entry grows without bound."""
-OLD = 1.0
-"""Seconds after which telemetry counts as old in a comparison."""
 WORDS = 600
 """Longest message that is kept of somebody's error, in characters."""
 
@@ -98,7 +80,7 @@ class Started(Entry, frozen=True, tag="started", omit_defaults=True):
 
 
 class Decided(Entry, frozen=True, tag="decided", omit_defaults=True):
-    """One decision, and those after it that were the same: see "Folding" above. Times in milliseconds."""
+    """One decision, and those after it that were the same: see `placement/folding.py`. Times in milliseconds."""
 
     until: str
     """When the last one was made."""
@@ -277,21 +259,22 @@ def page(status: Status, entries: Sequence[AnyEntry], since: int | None, limit: 
     return Page(status, tuple(chosen), last, more)
 
 
-def decided(request: Request, decision: Decision, snapshot: Snapshot, now: Seconds, number: int, at: str) -> Decided:
-    """The entry of one decision, made from `snapshot` at the moment `now` of its clock."""
-    expected = decision.expected
-    total = None if expected is None else round(expected.total, 3)
+def decided(request: Request, decision: Decision, snapshot: Snapshot, now: Seconds, number: int, at: float) -> Decided:
+    """The entry of one decision, made from `snapshot` at the moment `now` of its clock, `at` seconds since 1970."""
+    when = stamp(at)
+    expected = None if decision.expected is None else _rounded(decision.expected)
+    total = None if expected is None else expected.total
     qos = request.qos
     return Decided(
         number,
-        at,
-        at,
+        when,
+        when,
         request.model,
         decision.chosen,
         decision.reason,
         decision.policy,
         frames=() if request.frame is None else (Run(request.frame),),
-        deadline_ms=_finite(qos.deadline),
+        deadline_ms=finite(qos.deadline),
         privacy=qos.privacy.value,
         node=qos.node,
         incumbent=request.incumbent,
@@ -321,9 +304,10 @@ def _candidate(
     snapshot: Snapshot,
     now: Seconds,
 ) -> Candidate:
+    expected = None if expected is None else _rounded(expected)
     view = snapshot.services.get(service)
     if view is None:
-        return Candidate(service, late, _finite(cost), expected, note)
+        return Candidate(service, late, finite(cost), expected, note)
     report = view.report
     links, there = snapshot.links, node_of(service)
     origin = NodeId(request.origin)
@@ -331,39 +315,28 @@ def _candidate(
     return Candidate(
         service,
         late,
-        _finite(cost),
+        finite(cost),
         expected,
         note,
         report.queued,
         report.in_flight,
         snapshot.pending.get(service, 0),
-        _finite(report.service_ms),
-        None if link is None else _finite(link.rtt),
-        None if link is None else _finite(link.jitter),
-        None if link is None else _finite(link.loss),
-        _finite(now - view.heard),
+        finite(report.service_ms),
+        None if link is None else finite(link.rtt),
+        None if link is None else finite(link.jitter),
+        None if link is None else finite(link.loss),
+        finite(now - view.heard),
     )
 
 
-def rounded(entry: Decided) -> Decided:
-    """The entry with its figures to a microsecond; for one that is kept, as it takes as long as making it."""
-    return msgspec.structs.replace(
-        entry,
-        expected=_rounded(entry.expected),
-        candidates=tuple(msgspec.structs.replace(c, expected=_rounded(c.expected)) for c in entry.candidates),
-    )
-
-
-def _rounded(e: Expectation | None) -> Expectation | None:
-    if e is None:
-        return None
+def _rounded(e: Expectation) -> Expectation:
     link, transfer, wait, service, margin, total = (
         Milliseconds(round(figure, 3)) for figure in (e.link, e.transfer, e.wait, e.service, e.margin, e.total)
     )
     return Expectation(link, transfer, wait, service, margin, total, e.basis)
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
     """JSON has no NaN and no infinity; a broken node may send them."""
     return round(value, 3) if value is not None and math.isfinite(value) else None
 
@@ -398,127 +371,13 @@ def extended(runs: tuple[Run, ...], more: Iterable[int]) -> tuple[Run, ...]:
     return tuple(made)
 
 
-def alike(first: Decided, other: Decided) -> bool:
-    """Whether `other` says nothing that `first` does not, by the rule at the top of this file."""
-    if (
-        first.chosen != other.chosen
-        or first.incumbent != other.incumbent
-        or first.late != other.late
-        or first.model != other.model
-        or first.privacy != other.privacy
-        or first.node != other.node
-        or first.policy != other.policy
-        or first.excluded != other.excluded
-        or bool(first.frames) != bool(other.frames)
-        or first.sampled != other.sampled
-        or not _near(first.deadline_ms, other.deadline_ms)
-    ):
-        return False
-    if first.sampled:
-        if {r.code for r in first.refusals} != {r.code for r in other.refusals}:
-            return False
-    elif first.refused != other.refused or not _same_refusals(first.refusals, other.refusals):
-        return False
-    if first.sampled:
-        mine = [c for c in first.candidates if c.service == first.chosen]
-        theirs = [c for c in other.candidates if c.service == first.chosen]
-    else:
-        mine, theirs = list(first.candidates), list(other.candidates)
-    if len(mine) != len(theirs):
-        return False
-    by_service = {candidate.service: candidate for candidate in theirs}
-    return all(c.service in by_service and _alike(c, by_service[c.service]) for c in mine)
+def stamp(at: float) -> str:
+    """Seconds since 1970 as UTC in ISO 8601, to a millisecond.
 
-
-def _same_refusals(a: tuple[Refusal, ...], b: tuple[Refusal, ...]) -> bool:
-    if len(a) != len(b):
-        return False
-    if all(x.subject == y.subject and x.code == y.code for x, y in zip(a, b, strict=True)):
-        return True  # nearly always in the same order
-    return sorted((r.subject, r.code) for r in a) == sorted((r.subject, r.code) for r in b)
-
-
-def _alike(a: Candidate, b: Candidate) -> bool:
-    if a.late != b.late or abs(a.queued + a.in_flight - b.queued - b.in_flight) > 1 or abs(a.pending - b.pending) > 1:
-        return False
-    if abs((a.loss or 0.0) - (b.loss or 0.0)) > LOSS or _old(a.age_s) != _old(b.age_s):
-        return False
-    if a.expected is None or b.expected is None:
-        return a.expected is b.expected and _near(a.cost, b.cost)
-    x, y = a.expected, b.expected
-    one = max(x.service, y.service)
-    return (
-        _near(x.link, y.link)
-        and _near(x.transfer, y.transfer)
-        and _near(x.service, y.service)
-        and abs(x.wait - y.wait) <= one + max(LEAST, SHARE * one)
-        and x.basis == y.basis
-    )
-
-
-def _old(age: float | None) -> bool:
-    return age is None or age > OLD
-
-
-def _near(a: float | None, b: float | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return abs(a - b) <= max(LEAST, SHARE * max(a, b))
-
-
-class Fold:
-    """The newest decision of a trail and its repetitions so far. `first` is its first decision, alone."""
-
-    __slots__ = ("count", "first", "frames", "last", "least", "most", "told_count", "told_frames")
-
-    def __init__(self, first: Decided) -> None:
-        self.first = first
-        self.last = first.until
-        self.count = first.count
-        self.frames = first.frames
-        self.least, self.most = first.least_ms, first.most_ms
-        self.told_count = first.count
-        self.told_frames: tuple[Run, ...] = ()
-
-    def take(self, other: Decided) -> bool:
-        """Add one more decision; False when it differs or the fold is full, and nothing was changed."""
-        if not alike(self.first, other):
-            return False
-        frames = self.frames
-        if other.frames:
-            frames = (*frames[:-1], *extended(frames[-1:], other.frames[0]))
-            if len(frames) > MOST_RUNS:
-                return False
-            self.told_frames = (*self.told_frames[:-1], *extended(self.told_frames[-1:], other.frames[0]))
-        self.frames = frames
-        self.count += 1
-        self.last = other.until
-        if other.least_ms is not None:
-            self.least = other.least_ms if self.least is None else min(self.least, other.least_ms)
-            self.most = other.least_ms if self.most is None else max(self.most, other.least_ms)
-        return True
-
-    def entry(self) -> Decided:
-        """The first decision, with all that the others add."""
-        if self.count == self.first.count:
-            return self.first
-        return msgspec.structs.replace(
-            self.first,
-            until=self.last,
-            count=self.count,
-            frames=self.frames,
-            least_ms=self.least,
-            most_ms=self.most,
-        )
-
-    def untold(self) -> Repeated | None:
-        """What was added since the last call; None when nothing was."""
-        more = self.count - self.told_count
-        if not more:
-            return None
-        told = Repeated(self.first.number, self.last, more, self.told_frames, self.least, self.most)
-        self.told_count, self.told_frames = self.count, ()
-        return told
+    >>> stamp(0.25)
+    '1970-01-01T00:00:00.250+00:00'
+    """
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
 def repeated(entry: Decided, more: Repeated) -> Decided:
