@@ -95,12 +95,13 @@ def test_another_process_tells_of_a_stream_while_it_runs(node: Node, tmp_path: P
             told = http.get(f"/v1/streams/{watch.stream}/decisions").raise_for_status().json()
             assert told["stream"]["running"] and told["entries"][0]["kind"] in ("started", "decided")
             assert watch.stream in {row["stream"] for row in http.get("/v1/streams").json()["streams"]}
-        follow = start("explain", watch.stream, "--follow", "--json", home=tmp_path / "elsewhere", env=watch.env)
+        follow = start("explain", watch.stream, "--follow", "--json", home=watch.home, env=watch.env)
+        assert follow.stdout is not None
+        first = json.loads(follow.stdout.readline())
         watch.process.send_signal(signal.SIGTERM)
         followed = finish(follow)
         assert followed.code == 0, followed.err
-        kinds = [json.loads(line)["kind"] for line in followed.out.splitlines()]
-        assert kinds and kinds[0] in ("started", "decided")
+        assert first["kind"] in ("started", "decided") and json.loads(followed.out.splitlines()[-1])["kind"] == "ended"
         finished = watch.close()
         assert finished is not None and finished.code == 0, finished
         assert f"nearfar explain {watch.stream}" in finished.out, "the summary says how to ask"
