@@ -56,6 +56,7 @@ def streams(
 ) -> None:
     """List the streams that run in the fleet, and those that left a trail in this home folder."""
     from nearfar.cli.fleet import show
+    from nearfar.cli.story import moment
 
     rows = [_row(status) for status in in_loop(_list(settings(fleet_flags(home, fleet, join, config))))]
     if json:
@@ -72,7 +73,7 @@ def streams(
             "state": lambda r: "[green]running[/]" if r["running"] else "ended" if r["ended"] else "[red]broke off[/]",
             "model": lambda r: escape(r["model"]),
             "source": lambda r: escape(r["source"]),
-            "since": lambda r: r["since"][:19].replace("T", " "),
+            "since": lambda r: moment(r["since"])[:19],
             "served by": lambda r: escape(r["served_by"] or "-"),
             "answered": lambda r: "-" if r["answered"] is None else str(r["answered"]),
             "lost": lambda r: "-" if r["lost"] is None else str(r["lost"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import time
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,10 @@ PATIENCE = 2.0
 """Seconds to wait for a running stream's answer, before its file is read instead."""
 AT_ONCE = 16
 """Running streams that are asked at the same time for a list."""
+LISTING = 5.0
+"""Seconds after which no more of them are asked."""
 BULK = 128 * 1024
+"""Bytes of an answer from which on it is read on a thread."""
 LISTED = 500
 """Longest list of streams."""
 
@@ -66,13 +70,17 @@ class Trails:
     async def list(self) -> list[Status]:
         """Streams that run in the fleet, then those that left a trail in the home folder, newest first."""
         gate = asyncio.Semaphore(AT_ONCE)
+        end = time.monotonic() + LISTING
 
         async def ask(stream: StreamId) -> Status:
             async with gate:
                 try:
-                    return (await self._asked(stream, None, 1)).stream
+                    if time.monotonic() < end:
+                        return (await self._asked(stream, None, 1)).stream
+                    why = "was not asked: others took too long"
                 except NearfarError as error:
-                    return Status(stream, ModelName(""), "", True, ended="", source=f"does not answer: {error.code}")
+                    why = f"does not answer: {error.code}"
+            return Status(stream, ModelName(""), "", True, source=why)
 
         running = await asyncio.gather(*map(ask, self.running()[:LISTED]))
         known = {status.stream for status in running}
