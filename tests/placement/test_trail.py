@@ -253,3 +253,15 @@ def test_pages_together_are_the_whole(count: int, since: int | None, limit: int)
         made_ = page(status, entries, made_.next, limit)
         found += made_.entries
     assert found == [entry for entry in entries if entry.number > since]
+
+
+def test_another_choice_or_another_code_is_a_change_even_where_every_figure_is_noise() -> None:
+    """Two that are nearly the same: who is chosen turns on less than the noise that folding lets pass."""
+    one = fleet(service_view("a/yard"), service_view("b/yard"), links={"a": link(2.0), "b": link(2.6)})
+    other = fleet(service_view("a/yard"), service_view("b/yard"), links={"a": link(2.6), "b": link(2.0)})
+    assert choose(one, YARD).chosen != choose(other, YARD).chosen
+    assert not Fold(made(one), AT).take(YARD, choose(other, YARD), other, NOW, AT)
+    gone = fleet(service_view("a/yard"), service_view("b/yard", alive=False))
+    stale = fleet(service_view("a/yard"), service_view("b/yard", age=3.0))
+    assert len(choose(gone, YARD).refusals) == len(choose(stale, YARD).refusals) == 1
+    assert not Fold(made(gone), AT).take(YARD, choose(stale, YARD), stale, NOW, AT)
