@@ -19,6 +19,7 @@ import asyncio
 import collections
 import itertools
 import json
+import os
 import random
 import sys
 import threading
@@ -382,3 +383,4 @@ def _say(account: Account) -> None:
 
 if __name__ == "__main__":
     asyncio.run(main(msgspec.json.decode(sys.argv[1].encode(), type=Post)))
+    os._exit(0)  # a thread still reads standard input, and Python would wait for it

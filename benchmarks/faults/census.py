@@ -21,6 +21,8 @@ SPARE = 12
 GROWTH_MIB = 24.0
 """What a process may grow over a whole soak, by a robust fit (Theil-Sen) over its calm moments after the first two."""
 LEAST_POINTS = 5
+GROWN_UP = 15.0
+"""Seconds of a process's life in which it may still open what it needs."""
 SETTLE = 20.0
 """Seconds within which what is left over must have gone."""
 _LISTENING = 0x10000  # __SO_ACCEPTCON in the flags of /proc/net/unix
@@ -64,7 +66,12 @@ class Census:
                 life = self._lives.get(key)
                 if life is None:
                     words = " ".join(process.cmdline()[-1:])[-60:]
-                    life = self._lives[key] = Life(words, process.num_fds(), process.num_threads())
+                    life = self._lives[key] = Life(words, 0, 0)
+                if time.time() - process.create_time() < GROWN_UP:
+                    life.descriptors = max(life.descriptors, process.num_fds())
+                    life.threads = max(life.threads, process.num_threads())
+                life.descriptors = life.descriptors or process.num_fds()
+                life.threads = life.threads or process.num_threads()
                 found.append((process, life))
         return found
 

@@ -317,6 +317,8 @@ class Fleet:
         self.wait(lambda: not self.troubles(), "the fleet has started", START_LIMIT)
         self.askers = [Asker(self, self.node(name), self._seed + at * 10) for at, name in enumerate(GATEWAYS)]
         self.watcher = Watcher(self, self.node("two"))
+        log = self.folder / "watch.log"
+        self.wait(lambda: "served by" in log.read_text(errors="replace"), "nearfar watch has answers", START_LIMIT)
 
     def fill(self, home: Path) -> None:
         """Put the mirror into a node's store; `yard` comes with nearfar."""
