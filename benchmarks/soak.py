@@ -83,7 +83,8 @@ class Soak:
         self.fleet.tell_askers()
         stage.goes_on(limit=HEAL_LIMIT)
         took = time.monotonic() - start
-        self.census.take()
+        if left := self.census.take():
+            stage.note(left)
         return took
 
     def play(self, fault: Fault) -> bool:

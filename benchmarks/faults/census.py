@@ -47,16 +47,21 @@ class Census:
         self._lives: dict[tuple[int, float], Life] = {}
         self._files: dict[str, set[str]] | None = None
 
-    def take(self) -> None:
-        """Raises `Broken` when something is left over that does not go within `SETTLE` seconds."""
-        end = time.monotonic() + SETTLE
+    def take(self) -> str:
+        """What was left over at first, and for how long; empty when nothing was. Raises `Broken` when it does not go
+        within `SETTLE` seconds."""
+        start = time.monotonic()
+        end = start + SETTLE
+        first = ""
         while left := self._left():
+            first = first or left[0]
             if time.monotonic() > end:
                 raise Broken("; ".join(left))
             time.sleep(0.25)
         for process, life in self._survivors():
             with contextlib.suppress(psutil.Error):
                 life.memory.append((time.monotonic(), process.memory_full_info().uss / _MIB))
+        return f"for {time.monotonic() - start:.1f} s {first}" if first else ""
 
     def _survivors(self) -> list[tuple[psutil.Process, Life]]:
         found = []

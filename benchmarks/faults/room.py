@@ -52,7 +52,7 @@ def memory_leak(stage: Stage) -> None:
     node = stage.node()
     stage.note(node.name)
     pid = node.service_pid("mirror")
-    stage.order(node, Orders("leak", mib=24))
+    stage.order(node, Orders("leak", mib=120))
     try:
         stage.fleet.wait(lambda: node.service_pid("mirror") != pid, "it was ended for its memory", 60.0)
     finally:
