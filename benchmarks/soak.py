@@ -217,10 +217,10 @@ def run(faults: Sequence[Fault], seconds: float, seed: int, folder: Path, *, loo
             soak.say(f"{name} is not played: {why}")
         able = [fault for fault in faults if fault.name not in skipped]
         for fault in rotation(able, rng) if able else ():
-            if time.monotonic() - whole > seconds:
-                break
             if not soak.play(fault):
                 ended = f"the fleet was not whole after {fault.name}"
+                break
+            if time.monotonic() - whole > seconds:
                 break
     except KeyboardInterrupt:
         ended = "interrupted"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import httpx
 import msgspec
 
 from benchmarks.faults.asker import Order
@@ -51,6 +53,22 @@ class Stage:
 
     def order(self, node: Node, orders: Orders | None) -> None:
         self.fleet.misbehave(f"{node.name}/mirror", orders)
+
+    def poke(self, node: Node) -> dict[str, Any]:
+        """Ask this node's mirror and no other, through another one's gateway: what was answered, or the problem.
+
+        Placement leaves out who misbehaves, so that nobody else may ask it any more.
+        """
+        gateway = self.fleet.node(next(name for name in GATEWAYS if name != node.name))
+        body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0.25, 7.0]}]}
+
+        def post() -> dict[str, Any]:
+            headers = {"Nearfar-Node": node.name, "Nearfar-Deadline": "2s"}
+            url = f"{gateway.url()}/v2/models/mirror/infer"
+            told: dict[str, Any] = httpx.post(url, json=body, headers=headers, timeout=30.0, trust_env=False).json()
+            return told
+
+        return gateway.place.inside(post)
 
     def goes_on(self, gateways: Sequence[str] = GATEWAYS, kinds: Sequence[str] = (), limit: float = 40.0) -> float:
         """Seconds until everybody who asks at these gateways (of these kinds) had good answers in a row again."""

@@ -162,13 +162,16 @@ class Node:
     def tail(self) -> str:
         return " | ".join(self.log.read_text(errors="replace").strip().splitlines()[-3:])
 
+    def url(self) -> str:
+        """Of its gateway. Raises `OSError`, `ValueError` or `KeyError` when it has none."""
+        return str(json.loads((self.home / "run" / f"{self.name}.json").read_bytes())["gateway"])
+
     def view(self) -> dict[str, Any]:
         """`GET /v1/fleet` of its gateway; empty when it does not answer."""
 
         def get() -> dict[str, Any]:
             with contextlib.suppress(httpx.HTTPError, OSError, ValueError, KeyError):
-                url = json.loads((self.home / "run" / f"{self.name}.json").read_bytes())["gateway"]
-                found: dict[str, Any] = httpx.get(f"{url}/v1/fleet", timeout=5.0, trust_env=False).json()
+                found: dict[str, Any] = httpx.get(f"{self.url()}/v1/fleet", timeout=5.0, trust_env=False).json()
                 return found
             return {}
 

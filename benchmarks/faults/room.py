@@ -54,7 +54,7 @@ def memory_leak(stage: Stage) -> None:
     pid = node.service_pid("mirror")
     stage.order(node, Orders("leak", mib=120))
     try:
-        stage.fleet.wait(lambda: node.service_pid("mirror") != pid, "it was ended for its memory", 60.0)
+        stage.fleet.wait(lambda: stage.poke(node) and node.service_pid("mirror") != pid, "its memory ended it", 60.0)
     finally:
         stage.order(node, None)
 
@@ -65,7 +65,11 @@ def memory_starved(stage: Stage) -> None:
     stage.note(node.name)
     stage.order(node, Orders("starve", mib=256))
     try:
-        stage.hold(3.0)
+        told = stage.poke(node)
+        if told.get("code") not in ("inference", "no-candidate") or not told.get("detail"):
+            raise Broken(f"{node.name}/mirror without memory ended in {told}")
+        stage.note(told["detail"])
+        stage.hold(2.0)
         stage.goes_on()
     finally:
         stage.order(node, None)

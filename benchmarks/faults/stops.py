@@ -48,6 +48,7 @@ def hung_interpreter(stage: Stage) -> None:
     pid = node.service_pid("mirror")
     stage.order(node, Orders("hang"))
     try:
+        stage.note(f"who asks it hears {stage.poke(node).get('code')}")
         stage.fleet.wait(
             lambda: any(row["service"] == f"{node.name}/mirror" and not row["healthy"] for row in _rows(stage)),
             "the hung service is seen not to be well",

@@ -171,7 +171,8 @@ def test_outputs_are_counted_and_an_open_shape_promises_nothing() -> None:
     promised = (TensorSpec("y", DType.FLOAT32, (-1, 4)), TensorSpec("z", DType.INT64, ()))
     y, z = np.zeros((3, 4), np.float32), np.zeros((7, 2), np.int64)
     check_outputs(promised, [y, z])
-    for outputs in ([y], [y, z, z], []):
+    wrong: list[list[NDArray[Any]]] = [[y], [y, z, z], []]
+    for outputs in wrong:
         with pytest.raises(InferenceError, match="outputs, the model has 2"):
             check_outputs(promised, outputs)
 
