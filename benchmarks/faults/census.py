@@ -20,11 +20,11 @@ SPARE = 12
 """Descriptors and threads that a survivor may have more than in its first calm: links that are just being replaced."""
 GROWTH_MIB = 24.0
 """What a process may grow over a whole soak, by a robust fit (Theil-Sen) over its calm moments after the first two."""
-LEAST_POINTS = 5
+LEAST_POINTS = 6
 GROWN_UP = 15.0
 """Seconds of a process's life in which it may still open what it needs."""
-SETTLE = 20.0
-"""Seconds within which what is left over must have gone."""
+SETTLE = 40.0
+"""Seconds within which what is left over must have gone. The mesh keeps threads for ten seconds after a burst."""
 _LISTENING = 0x10000  # __SO_ACCEPTCON in the flags of /proc/net/unix
 _MIB = 1 << 20
 
@@ -150,6 +150,7 @@ class Census:
                     "seconds": round(points[-1][0] - points[0][0]),
                     "mib": round(points[-1][1], 1),
                     "growth_mib": round(growth, 1),
+                    "lately_mib_per_hour": round(3600 * slope(points[len(points) // 2 :]), 1),
                 }
             )
             if growth > GROWTH_MIB:
