@@ -39,8 +39,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.faults import churn, clocks, death, lies, links, room, stops
-from benchmarks.faults.base import Fault, Stage
+from benchmarks.faults import churn, clocks, death, lies, links, room, stops, twins
+from benchmarks.faults.base import LONG, Fault, Stage
 from benchmarks.faults.census import Census
 from benchmarks.faults.fleet import Broken, Fleet
 from benchmarks.faults.ground import make_ground
@@ -53,6 +53,7 @@ FAULTS: Sequence[Fault] = (
     *room.FAULTS,
     *links.FAULTS,
     *churn.FAULTS,
+    *twins.FAULTS,
 )
 SHOWN = 6
 """Breaches that are told of one fault; the counts have them all."""
@@ -213,6 +214,8 @@ def run(faults: Sequence[Fault], seconds: float, seed: int, folder: Path, *, loo
         soak.say("the fleet is whole, and everybody is answered")
         whole = time.monotonic()
         skipped = {fault.name: why for fault in faults if (why := fault.needs(fleet))}
+        if len(faults) > 1 and seconds < LONG:
+            skipped |= {fault.name: f"it is for soaks of {LONG:.0f} s" for fault in faults if fault.long}
         for name, why in skipped.items():
             soak.say(f"{name} is not played: {why}")
         able = [fault for fault in faults if fault.name not in skipped]

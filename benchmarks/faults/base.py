@@ -14,6 +14,7 @@ from benchmarks.faults.asker import Order
 from benchmarks.faults.fleet import GATEWAYS, NODES, Broken, Fleet, Node
 from benchmarks.faults.parts import Orders
 
+LONG = 600.0
 PROGRESS = 3
 """Good answers in a row, of everyone who asks at a gateway, that count as going on."""
 
@@ -107,6 +108,8 @@ class Fault(msgspec.Struct, frozen=True):
     play: Callable[[Stage], None]
     needs: Callable[[Fleet], str]
     """Why it cannot be played here; empty when it can."""
+    long: bool = False
+    """It takes more than a minute: for soaks of `LONG` seconds and more, or when it is named."""
 
 
 def _nothing(_: Fleet) -> str:
@@ -114,12 +117,12 @@ def _nothing(_: Fleet) -> str:
 
 
 def fault(
-    name: str, summary: str, needs: Callable[[Fleet], str] = _nothing
+    name: str, summary: str, needs: Callable[[Fleet], str] = _nothing, *, long: bool = False
 ) -> Callable[[Callable[[Stage], None]], Fault]:
     """Makes a `Fault` of a function."""
 
     def made(play: Callable[[Stage], None]) -> Fault:
-        return Fault(name, summary, play, needs)
+        return Fault(name, summary, play, needs, long)
 
     return made
 

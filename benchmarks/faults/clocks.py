@@ -6,10 +6,8 @@ compiled code (Zenoh stamps no message of a peer) is not moved.
 
 from __future__ import annotations
 
-import shutil
-
 from benchmarks.faults.base import Stage, fault
-from benchmarks.faults.fleet import Broken, Node
+from benchmarks.faults.twins import must_be_turned_away, twin
 
 DAY = 86_400
 
@@ -26,36 +24,15 @@ def clock_jumps(stage: Stage) -> None:
         stage.hold(2.0)
         stage.goes_on()
         stage.never_restarted(before)
-        _a_twin_is_turned_away(stage, two, 2 * -DAY)
+        pid = two.pid
+        with twin(stage, two, stage.node("three"), clock=2 * -DAY) as made:  # it says that it is the older one
+            must_be_turned_away(made, two, pid, "is alive in this fleet")
         stage.never_restarted(before)
     finally:
         for node in moved:
             node.clock.unlink(missing_ok=True)
     stage.hold(1.0)
     stage.never_restarted(before)
-
-
-def _a_twin_is_turned_away(stage: Stage, living: Node, seconds: int) -> None:
-    """Another agent of the same name, elsewhere, whose clock says that it is older: the living one stays."""
-    fleet = stage.fleet
-    home = fleet.folder / f"twin-{living.name}"
-    home.mkdir()
-    twin = Node(fleet, living.name, stage.node("three").place, home, models=())
-    twin.clock = fleet.folder / "clock-twin"
-    twin.clock.write_text(str(seconds))
-    pid = living.pid
-    try:
-        twin.launch()
-        code = twin.ended()
-        if code != 2 or "is alive in this fleet" not in twin.tail():
-            raise Broken(f"a twin of {living.name} was not turned away: exit code {code}, {twin.tail()}")
-        if not living.runs or living.pid != pid:
-            raise Broken(f"{living.name} left because of a twin with an older clock")
-    finally:
-        if twin.runs:
-            twin.kill()
-        twin.clock.unlink(missing_ok=True)
-        shutil.rmtree(home)
 
 
 FAULTS = (clock_jumps,)

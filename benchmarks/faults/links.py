@@ -7,6 +7,8 @@ import subprocess
 from benchmarks.faults.base import Stage, fault, needs_cut
 from benchmarks.faults.fleet import Broken, Fleet
 from benchmarks.faults.ground import Namespace
+from nearfar.client.view import PRUNE_EVERY
+from nearfar.fleet.reduce import FORGET_AFTER
 
 
 def _emulated(stage: Stage, **settings: str) -> None:
@@ -68,8 +70,16 @@ def _tc(verb: str, place: Namespace, *shape: str) -> bool:
 
 @fault("cut", "one node's cable is cut without a word for one to six seconds, then heals", needs_cut)
 def cut(stage: Stage) -> None:
+    _cut(stage, stage.rng.uniform(1.0, 6.0))
+
+
+@fault("long-cut", "as cut, for so long that everybody has forgotten the node", needs_cut, long=True)
+def long_cut(stage: Stage) -> None:
+    _cut(stage, FORGET_AFTER + 2 * PRUNE_EVERY)
+
+
+def _cut(stage: Stage, seconds: float) -> None:
     node = stage.node()
-    seconds = stage.rng.uniform(1.0, 6.0)
     stage.note(f"{node.name} for {seconds:.1f} s")
     before = stage.fleet.services()
     stage.fleet.ground.cut(node.place)
@@ -108,4 +118,4 @@ def partition(stage: Stage) -> None:
     stage.never_restarted(before)
 
 
-FAULTS = (slow_link, loss, thin_link, cut, partition)
+FAULTS = (slow_link, loss, thin_link, cut, long_cut, partition)
