@@ -57,8 +57,8 @@ FAULTS: Sequence[Fault] = (
 )
 SHOWN = 6
 """Breaches that are told of one fault; the counts have them all."""
-HEAL_LIMIT = 90.0
-"""Seconds until the fleet must be whole again: the longest quarantine and back-off are 30 s each."""
+HEAL_LIMIT = 180.0
+"""Seconds until the fleet must be whole again: the longest quarantine and back-off are 30 s each, and it must load."""
 
 
 class Soak:

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from benchmarks.faults.asker import Order
-from benchmarks.faults.fleet import GATEWAYS, NODES, Broken, Fleet, Node
+from benchmarks.faults.fleet import GATEWAYS, NODES, WAIT_LIMIT, Broken, Fleet, Node
 from benchmarks.faults.parts import Orders
 
 LONG = 600.0
@@ -71,7 +71,9 @@ class Stage:
 
         return gateway.place.inside(post)
 
-    def goes_on(self, gateways: Sequence[str] = GATEWAYS, kinds: Sequence[str] = (), limit: float = 40.0) -> float:
+    def goes_on(
+        self, gateways: Sequence[str] = GATEWAYS, kinds: Sequence[str] = (), limit: float = WAIT_LIMIT
+    ) -> float:
         """Seconds until everybody who asks at these gateways (of these kinds) had good answers in a row again."""
         askers = [asker for asker in self.fleet.askers if asker.node.name in gateways]
         for asker in askers:

@@ -65,7 +65,7 @@ def joins_and_leaves(stage: Stage) -> None:
             guest.wait()
             guest.stdout.close()
     stage.never_restarted(before)
-    stage.fleet.wait(lambda: not _seen(stage), "the guest is seen to be gone", 30.0)
+    stage.fleet.wait(lambda: not _seen(stage), "the guest is seen to be gone")
 
 
 def _seen(stage: Stage) -> bool:

@@ -14,7 +14,7 @@ def kill_service(stage: Stage) -> None:
     stage.note(f"{node.name}/{model}")
     pid = node.kill_service(model)
     stage.hold(1.0)
-    stage.fleet.wait(lambda: node.service_pid(model) not in (0, pid), f"{node.name}/{model} is started again", 60.0)
+    stage.fleet.wait(lambda: node.service_pid(model) not in (0, pid), f"{node.name}/{model} is started again")
 
 
 @fault("kill-agent", "kill -9 of an agent alone; its services must end by themselves while it is started again")

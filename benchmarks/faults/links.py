@@ -20,7 +20,7 @@ def _emulated(stage: Stage, **settings: str) -> None:
             raise Broken(f"two ended with {code}: {two.tail()}")
         two.env = env
         two.launch()
-        stage.fleet.wait(lambda: not stage.fleet.troubles(), "the node is back", 60.0)
+        stage.fleet.wait(lambda: not stage.fleet.troubles(), "the node is back")
         if env:
             stage.hold(2.0)
             stage.goes_on()
@@ -88,7 +88,7 @@ def _cut(stage: Stage, seconds: float) -> None:
     finally:
         stage.fleet.ground.heal()
     stage.never_restarted(before)
-    took = stage.fleet.wait(lambda: not stage.fleet.troubles(), "the fleet is one again", 60.0)
+    took = stage.fleet.wait(lambda: not stage.fleet.troubles(), "the fleet is one again")
     stage.note(f"one again after {took:.1f} s")
     stage.never_restarted(before)
 
@@ -106,14 +106,13 @@ def partition(stage: Stage) -> None:
             fleet.wait(
                 lambda half=half, gateway=gateway: not fleet.troubles(half, (gateway,)),  # type: ignore[misc]
                 f"{gateway} sees its half",
-                40.0,
             )
         stage.goes_on()  # at both gateways, on what each half has
         stage.hold(2.0)
     finally:
         fleet.ground.heal()
     stage.never_restarted(before)
-    took = fleet.wait(lambda: not fleet.troubles(), "the fleet is one again", 60.0)
+    took = fleet.wait(lambda: not fleet.troubles(), "the fleet is one again")
     stage.note(f"one again after {took:.1f} s")
     stage.never_restarted(before)
 

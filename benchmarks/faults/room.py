@@ -24,8 +24,8 @@ def full_disk(stage: Stage) -> None:
             while True:
                 file.write(bytes(4096))
         pid = two.kill_service("mirror")
-        stage.fleet.wait(lambda: two.service_pid("mirror") not in (0, pid), "it is started again on a full disk", 40.0)
-        stage.fleet.wait(lambda: not stage.fleet.troubles(), "all serve with one disk full", 40.0)
+        stage.fleet.wait(lambda: two.service_pid("mirror") not in (0, pid), "it is started again on a full disk")
+        stage.fleet.wait(lambda: not stage.fleet.troubles(), "all serve with one disk full")
         stage.goes_on()
         _adding_is_refused(stage)
     finally:
@@ -54,7 +54,7 @@ def memory_leak(stage: Stage) -> None:
     pid = node.service_pid("mirror")
     stage.order(node, Orders("leak", mib=120))
     try:
-        stage.fleet.wait(lambda: stage.poke(node) and node.service_pid("mirror") != pid, "its memory ended it", 60.0)
+        stage.fleet.wait(lambda: stage.poke(node) and node.service_pid("mirror") != pid, "its memory ended it")
     finally:
         stage.order(node, None)
 

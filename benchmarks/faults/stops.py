@@ -52,7 +52,6 @@ def hung_interpreter(stage: Stage) -> None:
         stage.fleet.wait(
             lambda: any(row["service"] == f"{node.name}/mirror" and not row["healthy"] for row in _rows(stage)),
             "the hung service is seen not to be well",
-            30.0,
         )
     finally:
         stage.order(node, None)

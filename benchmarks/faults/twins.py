@@ -56,8 +56,8 @@ def twin_behind_a_cut(stage: Stage) -> None:
     try:
         stage.hold(2.0)
         with twin(stage, two, one, models=("mirror",)) as made:
-            fleet.wait(lambda: made.service_pid("mirror"), "the twin serves", 60.0)
-            fleet.wait(lambda: _serves(one), "its half sees it", 30.0)
+            fleet.wait(lambda: made.service_pid("mirror"), "the twin serves")
+            fleet.wait(lambda: _serves(one), "its half sees it")
             fleet.ground.heal()
             must_be_turned_away(made, two, pid, "is alive in this fleet")
             if left := [name for name in made.models if made.service_pid(name)]:
