@@ -62,7 +62,10 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         int,
         Meta(
             ge=0,
-            description="An inference that takes longer hangs: its service is restarted. In milliseconds, 0: never.",
+            description=(
+                "An inference that takes longer hangs: its service is restarted, and so is one whose process says "
+                "nothing for as long (5 s at least). In milliseconds, 0: never."
+            ),
             extra=_MS,
         ),
     ] = 60_000

@@ -65,6 +65,8 @@ class Service:
         self.mesh = MemoryMesh(ether)
         self.service_ms = service_ms
         self.state = ServiceState.READY
+        self.mute = False
+        """It reports nothing any more."""
         self._handles: list[Handle] = []
         self._reporting = asyncio.create_task(self._report())
         self.appear()
@@ -87,11 +89,13 @@ class Service:
     async def _report(self) -> None:
         encoder = msgspec.msgpack.Encoder()
         while True:
+            await asyncio.sleep(0.05)
+            if self.mute:
+                continue
             node = node_of(self.id)
             self.mesh.publish(keys.node_report_key(NodeId(node)), encoder.encode(node_report(node, models=(MODEL,))))
             told = service_report(self.id, instance=self.instance, service_ms=self.service_ms, state=self.state)
             self.mesh.publish(keys.service_report_key(self.id), encoder.encode(told))
-            await asyncio.sleep(0.05)
 
     async def close(self) -> None:
         self._reporting.cancel()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nearfar.client.client import SILENT_FIRST
 from nearfar.errors import (
     DeadlineExceeded,
     InferenceError,
@@ -294,6 +295,26 @@ def test_a_request_that_ends_two_services_is_not_passed_on_to_a_third() -> None:
         assert (len(first.calls), len(second.calls), len(third.calls)) == (1, 1, 0)
         assert not world.client.snapshot().pending
         assert (await world.client.infer(MODEL, [X])).served_by == third.id  # another request is another matter
+
+    run(body)
+
+
+def test_services_behind_a_cut_are_no_deaths_of_the_request() -> None:
+    """A client learns of a cut when leases run out: who lies behind it vanishes after it fell silent."""
+
+    async def body(world: World) -> None:
+        services = await world.add(silent, silent, answers)
+
+        def heard_long_ago(service: Service) -> bool:
+            return time.monotonic() - world.client.snapshot().services[service.id].heard > SILENT_FIRST
+
+        asking = asyncio.create_task(world.client.infer(MODEL, [X]))
+        for service in services[:2]:
+            await until(lambda s=service: s.calls, "it is asked")  # type: ignore[misc]
+            service.mute = True
+            await until(lambda s=service: heard_long_ago(s), "it is silent")  # type: ignore[misc]
+            service.vanish()
+        assert (await asking).served_by == services[2].id
 
     run(body)
 

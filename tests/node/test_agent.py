@@ -20,7 +20,7 @@ from nearfar.node.prober import answer_ping
 from nearfar.node.spec import Milestone, ServiceSpec, Word
 from nearfar.types.ids import ModelName, NodeId
 from nearfar.types.telemetry import NodeReport, ServiceReport, ServiceState
-from nearfar.types.units import Bytes, Ratio
+from nearfar.types.units import Bytes, Ratio, Seconds
 from tests.node.calls import spec
 from tests.waiting import until
 
@@ -41,6 +41,7 @@ class FakeChild:
         self.stopped = False
         self.killed: list[str] = []
         self.resident = Bytes(0)
+        self.silent = 0.0
         self._over = asyncio.Event()
         self.made.append(self)
 
@@ -324,5 +325,32 @@ def test_of_two_that_meet_later_the_older_one_stays(rival: str, stays: bool) -> 
             else:
                 with pytest.raises(DuplicateNode, match="--name"):
                     await w.running
+
+    asyncio.run(body())
+
+
+def test_a_service_that_says_nothing_any_more_is_ended_and_started_again(children: list[FakeChild]) -> None:
+    async def body() -> None:
+        async with world(silence_limit=Seconds(0.3)) as w:
+            await w.start(YARD)
+            await until(lambda: len(children) == 1, "it is started")
+            children[0].ready()
+            await until(lambda: children[0].killed, "it is ended")
+            assert "said nothing" in children[0].killed[0]
+            await until(lambda: len(children) == 2, "another is started")
+            assert any("said nothing" in s.reason for s in w.services)
+
+    asyncio.run(body())
+
+
+def test_an_agent_that_was_stopped_itself_does_not_blame_its_services(children: list[FakeChild]) -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.start(YARD)
+            await until(lambda: len(children) == 1, "it is started")
+            before = children[0].silent
+            w.agent._looked -= 3600.0  # as after SIGCONT: the clock went on, and the words lie unread in the pipe
+            w.agent._look()
+            assert before < children[0].silent <= before + agent_module.LONGEST_STEP + 0.5
 
     asyncio.run(body())

@@ -10,6 +10,7 @@ import pytest
 from nearfar.node.child import Child
 from nearfar.node.spec import Milestone
 from tests.node.calls import spec
+from tests.waiting import until
 
 READY = 'print(\'{"milestone": "ready", "profile_ms": 2.5}\', flush=True)'
 
@@ -78,3 +79,17 @@ def test_a_process_that_was_killed_says_why_and_a_dead_one_cannot_be_killed() ->
     child.stop()
     assert child.kill_reason == "it used 2 GiB of memory"
     assert child.memory() == 0
+
+
+def test_every_word_ends_the_silence() -> None:
+    async def body() -> None:
+        child = await child_of(f"import sys\nfor line in sys.stdin:\n    {READY}")
+        listening = asyncio.create_task(child.listen())
+        for _ in range(2):
+            child.silent = 1e9
+            child._process.stdin.write(b"\n")  # type: ignore[union-attr]
+            await until(lambda: child.silent == 0.0, "its word was heard")
+        child.stop()
+        await listening
+
+    asyncio.run(body())

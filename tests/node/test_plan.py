@@ -117,3 +117,16 @@ def test_what_hangs_in_start_or_stop_and_what_eats_memory_is_killed_with_the_fig
     fat = only(Status(model, Phase.READY, Seconds(0.0), memory=Bytes(65 << 20)), 1)
     assert fat == Kill(model, "it used 65.0 MiB of memory, more than its limit of 64.0 MiB")
     assert plan(MODELS[:1], {model: Status(model, Phase.READY, Seconds(0.0), memory=LIMIT)}, Seconds(1), Bytes(0)) == ()
+
+
+def test_only_a_ready_service_that_says_nothing_for_too_long_is_ended() -> None:
+    limit, model = Seconds(5.0), MODELS[0]
+    for phase in Phase:
+        for silent in (0.0, 5.0, 5.1):
+            status = Status(model, phase, Seconds(0.0), silent=Seconds(silent))
+            actions = plan([model], {model: status}, Seconds(1.0), LIMIT, limit)
+            ended = [action for action in actions if isinstance(action, Kill)]
+            assert bool(ended) == (phase is Phase.READY and silent > limit), (phase, silent)
+            assert all("said nothing for 5 s" in action.reason for action in ended)
+    silent_for_ever = Status(model, Phase.READY, Seconds(0.0), silent=Seconds(1e9))
+    assert plan([model], {model: silent_for_ever}, Seconds(1.0), LIMIT) == (), "without a limit nobody is ended"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from nearfar.errors import InferenceError, MeshError, TooLarge
 from nearfar.node.worker import Description
-from nearfar.types.tensor import Tensor
+from nearfar.runtimes.base import check_outputs
+from nearfar.types.tensor import DType, Tensor, TensorSpec
 from nearfar.types.wire import CallHead, Operation, TensorHead, encode, tensors_of
 from tests.node.calls import FakeCall, Gate, Scripted, infer, pool
 from tests.waiting import until_now
@@ -141,6 +143,38 @@ def test_whatever_an_engine_raises_becomes_a_failure_and_the_next_call_is_answer
         failure = bad.answer.failure
         assert failure is not None and failure.message
         assert meter.failed == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda x: x[:, :3], "float32[1x3]"),
+        (lambda x: x[0], "float32[4]"),
+        (lambda x: x[..., None], "float32[1x4x1]"),
+        (lambda x: x.astype(np.float64), "float64[1x4]"),
+        (lambda x: x.astype(x.dtype.newbyteorder()), "float32[1x4]"),
+    ],
+)
+def test_an_output_that_the_file_does_not_promise_is_a_failure_and_never_an_answer(
+    wrong: Callable[[NDArray[Any]], NDArray[Any]], told: str
+) -> None:
+    with pool(Scripted(lambda number, x: wrong(x) if number == 1 else x)) as (made, meter):
+        bad, good = infer(), infer()
+        made.accept(bad)
+        made.accept(good)
+        failure = bad.answer.failure
+        assert failure is not None and failure.code == "inference" and told in failure.message
+        assert good.code == "" and meter.failed == 1
+
+
+def test_outputs_are_counted_and_an_open_shape_promises_nothing() -> None:
+    promised = (TensorSpec("y", DType.FLOAT32, (-1, 4)), TensorSpec("z", DType.INT64, ()))
+    y, z = np.zeros((3, 4), np.float32), np.zeros((7, 2), np.int64)
+    check_outputs(promised, [y, z])
+    wrong: list[list[NDArray[Any]]] = [[y], [y, z, z], []]
+    for outputs in wrong:
+        with pytest.raises(InferenceError, match="outputs, the model has 2"):
+            check_outputs(promised, outputs)
 
 
 @pytest.mark.parametrize(

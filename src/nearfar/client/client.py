@@ -47,6 +47,9 @@ _ELSEWHERE = (MeshError, Overloaded, InferenceError)
 """Failures after which another service may do better. An inference has no side effect, so repeating one is safe."""
 MOST_DEATHS = 2
 """Services that may vanish over one request; then the request itself is what kills them."""
+SILENT_FIRST = 0.8
+"""Seconds without a report before a service vanished: then its machine or the way to it is gone, which no request does.
+Reports come twice a second, and the shortest lease that is of use is 1 s."""
 MOST_ATTEMPTS = 8
 _NO_QOS = Qos()
 
@@ -244,6 +247,8 @@ class Client:
         except NearfarError as error:
             code = error.code
             waited = Milliseconds((time.monotonic() - sent) * 1000)
+            if isinstance(error, Unreachable) and error.vanished and self._was_silent(service):
+                error.vanished = False
             raise
         finally:
             if code:
@@ -259,6 +264,10 @@ class Client:
         moved = Bytes(request.size + len(message.body))
         self.view.add(RequestAnswered(service, stages, Seconds(now), reply.queued, moved))
         return Answer(outputs, service, reply.variant, stages, tuple(f"{s}: {e.message}" for s, e in attempts))
+
+    def _was_silent(self, service: ServiceId) -> bool:
+        view = self.snapshot().services.get(service)
+        return view is not None and time.monotonic() - view.heard > SILENT_FIRST
 
     def _nobody(
         self, model: ModelName, decision: Decision, attempts: Sequence[tuple[ServiceId, NearfarError]]

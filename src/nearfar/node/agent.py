@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 TICK = 0.1
 REPORT_EVERY = 0.5
+LONGEST_STEP = 0.5
+"""Seconds that count at most between two looks: an agent that was stopped itself has not listened meanwhile."""
 CLAIM = 0.3
 """Seconds in which another agent with our id would be seen."""
 GHOST = 4.0
@@ -63,6 +65,7 @@ class Agent:
         gateway: str | None = None,
         memory_limit: Bytes = Bytes(0),  # noqa: B008 - a number
         ghost: Seconds = Seconds(GHOST),  # noqa: B008 - a number
+        silence_limit: Seconds = Seconds(0.0),  # noqa: B008 - a number
     ) -> None:
         self.node = node
         # Begins with the time of its start: of two agents with one id the older one stays.
@@ -76,6 +79,8 @@ class Agent:
         self.gateway = gateway
         """URL of this node's gateway, told in its reports."""
         self._memory_limit = memory_limit
+        self._silence_limit = silence_limit
+        self._looked = time.monotonic()
         self._desired: tuple[ModelName, ...] = ()
         self._status: dict[ModelName, Status] = {}
         self._children: dict[ModelName, Child] = {}
@@ -168,7 +173,7 @@ class Agent:
             self._check_rivals()
             self._look()
             now = Seconds(time.monotonic())
-            for action in plan(self._desired, self._status, now, self._memory_limit):
+            for action in plan(self._desired, self._status, now, self._memory_limit, self._silence_limit):
                 match action:
                     case Start(model):
                         self._begin(model, now)
@@ -200,12 +205,17 @@ class Agent:
 
     def _look(self) -> None:
         """Bring the status up to date with what the processes are."""
+        before, self._looked = self._looked, time.monotonic()
+        step = min(self._looked - before, LONGEST_STEP)
         for model, child in self._children.items():
             status = self._status[model]
             if status.phase is Phase.STARTING and child.word is not None and child.word.milestone is Milestone.READY:
                 self._set(model, Phase.READY, Seconds(time.monotonic()), reason=child.spec.reason)
                 log.info("%s serves %s: %s", self.node, model, child.spec.reason)
-            self._status[model] = msgspec.structs.replace(self._status[model], memory=child.memory())
+            child.silent += step
+            self._status[model] = msgspec.structs.replace(
+                self._status[model], memory=child.memory(), silent=Seconds(child.silent)
+            )
 
     def _begin(self, model: ModelName, now: Seconds) -> None:
         self._set(model, Phase.STARTING, now)

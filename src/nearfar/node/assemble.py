@@ -51,6 +51,19 @@ def impairment(settings: Settings) -> Impairment:
     return Impairment(e.delay_ms, e.jitter_ms, float(e.bandwidth), e.loss)
 
 
+LEAST_SILENCE = 5.0
+"""Seconds; a service says a word every second, also on a busy machine."""
+
+
+def silence_limit(stuck_after: float) -> Seconds:
+    """Seconds without a word after which a service hangs: as long as an inference may take, at least five; 0: never.
+
+    >>> silence_limit(0), silence_limit(0.7), silence_limit(60)
+    (0.0, 5.0, 60)
+    """
+    return Seconds(max(stuck_after, LEAST_SILENCE) if stuck_after else 0.0)
+
+
 class NodeParts(msgspec.Struct):
     """What `up` holds. `mesh` is what the agent and the gateway of this node use."""
 
@@ -142,5 +155,6 @@ async def assemble(settings: Settings, node: NodeId, inventory: Inventory, gatew
         gateway=gateway,
         memory_limit=Bytes(settings.node.memory_limit),
         ghost=Seconds(max(GHOST, 2 * settings.mesh.lease_ms / 1000)),
+        silence_limit=silence_limit(settings.node.stuck_after_ms / 1000),
     )
     return NodeParts(node, mesh, zenoh.endpoints, agent, assembler.store, inventory)

@@ -27,6 +27,8 @@ class Child:
         self.word: Word | None = None
         self.ended: str | None = None
         self.kill_reason: str | None = None
+        self.silent = 0.0
+        """Seconds since its last word, of those in which its agent itself ran; counted by the agent."""
         self._process = process
         self._last_lines: collections.deque[str] = collections.deque(maxlen=20)
         self._usage: Any = None
@@ -67,6 +69,7 @@ class Child:
         assert self._process.stdout is not None
         rest = b""
         while data := await self._process.stdout.read(65536):  # not by line, which asyncio bounds
+            self.silent = 0.0
             *lines, rest = (rest + data).split(b"\n")
             rest = rest[-_LONGEST_WORD:]
             for line in lines:

@@ -35,6 +35,8 @@ class Status(msgspec.Struct, frozen=True):
     """Failures in a row."""
     reason: str = ""
     memory: Bytes = Bytes(0)
+    silent: Seconds = Seconds(0.0)
+    """Since its last word to the agent; a service that is ready says one every second."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -73,9 +75,15 @@ def back_off(failures: int) -> Seconds:
 
 
 def plan(
-    desired: Iterable[ModelName], actual: Mapping[ModelName, Status], now: Seconds, memory_limit: Bytes
+    desired: Iterable[ModelName],
+    actual: Mapping[ModelName, Status],
+    now: Seconds,
+    memory_limit: Bytes,
+    silence_limit: Seconds = Seconds(0.0),  # noqa: B008 - a number
 ) -> tuple[Action, ...]:
-    """The actions that bring what runs closer to what is wanted. `memory_limit` per service in bytes, 0 for none."""
+    """The actions that bring what runs closer to what is wanted. `memory_limit` per service in bytes, 0 for none;
+    `silence_limit` in seconds, 0 for none: a ready service that says nothing for longer holds its interpreter's lock,
+    or is stopped, and cannot even see that it hangs."""
     wanted = tuple(dict.fromkeys(desired))
     actions: list[Action] = [Start(model) for model in wanted if model not in actual]
     for model, status in actual.items():
@@ -89,6 +97,8 @@ def plan(
             case Phase.STARTING | Phase.READY if 0 < memory_limit < status.memory:
                 used, limit = show_bytes(status.memory), show_bytes(memory_limit)
                 actions.append(Kill(model, f"it used {used} of memory, more than its limit of {limit}"))
+            case Phase.READY if 0 < silence_limit < status.silent:
+                actions.append(Kill(model, f"it said nothing for {status.silent:.0f} s: its process hangs"))
             case Phase.STARTING if now - status.since > START_LIMIT:
                 actions.append(Kill(model, f"it was not ready after {START_LIMIT:.0f} s"))
             case Phase.STOPPING if now - status.since > 10:

@@ -6,6 +6,7 @@ it closes, the agent is gone and the service answers what waits and ends. It pri
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -41,6 +42,8 @@ BLANK = 64
 PROFILE_RUNS = 5
 LOOK_EVERY = 0.25
 """Seconds between looks for an inference that hangs."""
+BEAT_EVERY = 4
+"""Looks between two words to the agent that say no more than that this interpreter still runs: one a second."""
 LAST_ORDERS = 7.0
 """Seconds a service may take to end once its agent is gone or asks it to."""
 
@@ -158,8 +161,14 @@ def serve(spec: ServiceSpec, stop: threading.Event) -> None:
     reporter = Reporter(mesh, meter, keys.service_report_key(spec.service))
     pool = Pool(engines, meter, description, spec.queue_limit, reporter.changed)
     handle = mesh.serve(keys.service_key(spec.service), pool.accept)
-    _say(Word(Milestone.READY, profile_ms=profile_ms))
+    ready = Word(Milestone.READY, profile_ms=profile_ms)
+    _say(ready)
+    looks = 0
     while not stop.wait(LOOK_EVERY):
+        looks += 1
+        if looks % BEAT_EVERY == 0:
+            with contextlib.suppress(OSError):  # the agent is gone, and its end stops us
+                os.write(1, msgspec.json.encode(ready) + b"\n")
         if spec.stuck_after and pool.longest(time.monotonic()) > spec.stuck_after:
             _say(Word(Milestone.FAILED, InferenceError.code, f"An inference did not end in {spec.stuck_after:g} s."))
             os._exit(4)  # callers see us vanish, and ask another

@@ -19,7 +19,7 @@ import msgspec
 from nearfar.errors import DeadlineExceeded, InferenceError, InputError, NearfarError, Overloaded
 from nearfar.mesh.base import Call
 from nearfar.node.meter import Meter
-from nearfar.runtimes.base import LoadedVariant, check_inputs
+from nearfar.runtimes.base import LoadedVariant, check_inputs, check_outputs
 from nearfar.types.image import Image, ImageKind
 from nearfar.types.request import Stages
 from nearfar.types.tensor import Tensor, TensorSpec
@@ -68,7 +68,7 @@ class Engine:
         self._pause = slowdown - 1.0
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[Sequence[NDArray[Any]], float]:
-        """Outputs and milliseconds of the inference, slowed down as the emulation asks."""
+        """Outputs, as the file promises them, and milliseconds of the inference, slowed down as the emulation asks."""
         start = time.perf_counter()
         try:
             outputs = self.loaded.infer(inputs)
@@ -77,6 +77,7 @@ class Engine:
         except MemoryError:
             raise InferenceError("The inference ran out of memory.", "Use a smaller input or variant.") from None
         spent = time.perf_counter() - start
+        check_outputs(self.loaded.outputs, outputs)
         if self._pause > 0:
             time.sleep(spent * self._pause)
             spent = time.perf_counter() - start

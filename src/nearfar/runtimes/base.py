@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.errors import InputError
+from nearfar.errors import InferenceError, InputError
 from nearfar.types.telemetry import ComputeUnit
 from nearfar.types.tensor import DType, TensorSpec
 
@@ -94,6 +94,23 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]
         known = {spec.name for spec in specs}
         unknown = next(name for name in inputs if name not in known)
         raise InputError(f"There is no input {unknown!r}.", f"The model takes: {'; '.join(map(str, specs))}.")
+
+
+def check_outputs(specs: Sequence[TensorSpec], outputs: Sequence[NDArray[Any]]) -> None:
+    """Raise `InferenceError` when an engine gave other outputs than its file promises: number, dtype, rank, dimension.
+
+    A caller that was told float32 [1, 10] must not get anything else as an answer. A shape of () promises nothing:
+    it is also what engines say of an output whose shape the file leaves open.
+    """
+    if len(outputs) != len(specs):
+        raise InferenceError(f"The engine gave {len(outputs)} outputs, the model has {len(specs)}.", _EXPORT)
+    for spec, array in zip(specs, outputs, strict=True):
+        if array.dtype != NUMPY_DTYPES[spec.dtype] or not (spec.shape == () or _fits(spec.shape, array.shape)):
+            got = f"{array.dtype.name}[{'x'.join(map(str, array.shape))}]"
+            raise InferenceError(f"The engine gave {got} as the output {spec}.", _EXPORT)
+
+
+_EXPORT = "The file or its runtime is broken: export the model again, or use another variant."
 
 
 def _fits(want: Sequence[int], have: Sequence[int]) -> bool:
