@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nearfar.cli.common import console, in_loop
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from nearfar.simulate.measures import Summary
     from nearfar.simulate.scenario import Scenario
 
@@ -62,7 +64,21 @@ async def _play(
                     bar.update(task, description="weights, simulated", total=None)
                     options = await asyncio.to_thread(best_weights, scenario, seed, grid_seconds)
                 bar.update(task, description=name, total=scenario.seconds, completed=0)
-                summary = await lab.play(name, options, lambda now, _: bar.update(task, completed=now))
+                summary = await lab.play(name, options, _shower(bar, task, name))
                 summaries.append(summary)
                 if not summary.complete:
                     return
+
+
+def _shower(bar: Progress, task: TaskID, name: str) -> Callable[[float, float], None]:
+    """Moves the bar; where none is seen, such as in a log, says once that the policy is played."""
+    said = bar.console.is_terminal
+
+    def show(now: float, _: float) -> None:
+        nonlocal said
+        bar.update(task, completed=now)
+        if not said and now > 0:
+            said = True
+            bar.console.print(f"plays {name}")
+
+    return show

@@ -109,8 +109,6 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
     """By how much 99 of 100 wake-ups of this process were late at most: how busy the machine was; at the end."""
     sent_late_ms: float = 0.0
     """By how much 99 of 100 frames were sent late at most; at the end."""
-    ready: bool = False
-    """It is there, and looks."""
     done: bool = False
     error: str = ""
 
@@ -144,7 +142,7 @@ class Player:
         running: set[asyncio.Task[None]] = set()
         try:
             for birth in self._spec.births:
-                await _sleep_until(begin + birth.at)
+                await sleep_until(begin + birth.at)
                 self._late.append(max(0.0, time.monotonic() - begin - birth.at))
                 task = asyncio.create_task(self._send(birth))
                 self._attempts[task] = 0
@@ -244,7 +242,8 @@ def say(said: Said) -> None:
         sys.stdout.buffer.flush()
 
 
-async def _sleep_until(moment: float) -> None:
+async def sleep_until(moment: float) -> None:
+    """Until a moment of the monotonic clock; at once when it has passed."""
     if (rest := moment - time.monotonic()) > 0:
         await asyncio.sleep(rest)
 
@@ -262,7 +261,6 @@ async def run(spec: GatewaySpec, lines: asyncio.Queue[bytes]) -> None:
         say(Said(node=node_of(keys.service_of(key)), alive=alive, at=time.monotonic()))
 
     mesh.watch(keys.SERVICES, changed)
-    say(Said(ready=True))
     try:
         if line := await lines.get():
             await Player(spec, client).play(msgspec.json.decode(line, type=Go).begin)

@@ -98,6 +98,8 @@ class Host:
         self._held = self._folder / "held"
         self._log = self._folder / "log"
         self._running: subprocess.Popen[bytes] | None = None
+        self.leaving = False
+        """Whether it was asked to end and was not started anew since."""
         impairment = network.impairment(name)
         settings = {
             "MESH_LEASE_MS": f"{lease_s * 1000:.0f}",
@@ -133,6 +135,7 @@ class Host:
         One that is held does not load its model before it is released: so it serves at a moment that can be chosen.
         """
         self.pace(1.0)
+        self.leaving = False
         if held:
             self._held.touch()
         else:
@@ -176,8 +179,9 @@ class Host:
 
     def leave(self) -> None:
         """Ask it to end (SIGTERM); returns at once."""
-        if self.runs:
+        if self.runs and not self.leaving:
             assert self._running is not None
+            self.leaving = True
             self._running.terminate()
 
     def wait_ended(self) -> None:

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -175,7 +176,7 @@ class TapNetwork:
         try:
             self._switch.stdin.write(msgspec.json.encode(order) + b"\n")
             await self._switch.stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, RuntimeError):  # the last one is uvloop's
             raise _switch_ended() from None
 
     async def _hear(self) -> Figures:
@@ -208,17 +209,12 @@ def _switch_ended() -> MeshError:
 
 async def _ip(*words: str, lines: Sequence[str] = ()) -> None:
     """Run `ip`. Raises `MeshError` with what it said."""
-    process = await asyncio.create_subprocess_exec(
-        *("ip", *words),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    _, said = await process.communicate("\n".join(lines).encode())
-    if process.returncode:
-        told = said.decode(errors="replace").strip()
-        raise MeshError(f"ip {' '.join(words)} failed: {told}", "Type --network mesh to do without namespaces.")
+    run = partial(subprocess.run, input="\n".join(lines), text=True, capture_output=True, check=False)
+    done = await asyncio.to_thread(run, ("ip", *words), start_new_session=True)
+    if done.returncode:
+        raise MeshError(
+            f"ip {' '.join(words)} failed: {done.stderr.strip()}", "Type --network mesh to do without namespaces."
+        )
 
 
 class LoopbackNetwork:

@@ -7,38 +7,27 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import IO
 
 import msgspec
 
-from nearfar.errors import MeshError, NearfarError
+from nearfar.errors import MeshError
 from nearfar.lab import remains
-from nearfar.lab.gateway import LAST_WORDS, REPORTED, Ended, GatewaySpec, Go, Said, StreamSpec, Work
+from nearfar.lab.gateway import GatewaySpec, Said, Work, sleep_until
 from nearfar.lab.host import Host, clean_environment, wait_all
 from nearfar.lab.network import LoopbackNetwork, Network, TapNetwork
 from nearfar.lab.plan import Down, Happening, Pace, Plan, Rate, Reroute, Up
 from nearfar.lab.process import Process
+from nearfar.lab.stage import READY_LIMIT, Progress, Stage
 from nearfar.lab.tally import Run, summarise
 from nearfar.mesh.zenoh_options import ZenohOptions
 from nearfar.simulate.links import make_link
 from nearfar.simulate.measures import Summary
 from nearfar.simulate.scenario import Scenario
 from nearfar.simulate.world import MODEL
-from nearfar.types.units import Seconds
 
-READY_LIMIT = 90.0
-"""Seconds in which all nodes must serve, or be seen again."""
-HEAD_START = 0.3
-"""Seconds between the word and the beginning, so that every gateway has heard it."""
-OVERTIME = 20.0
-AFTER_DOWN = 0.1
-EARLY = 60.0
-"""Seconds for which a node that is started anew is held at most: its agent gives up on a service after two minutes."""
 OBSERVER = "observer"
-Progress = Callable[[float, float], None]
-"""(seconds played, seconds in all)."""
 
 
 class Lab:
@@ -64,10 +53,9 @@ class Lab:
         self._observer: Process | None = None
         self._seen: dict[str, float] = {}
         """Nodes whose service the observer sees, and since when."""
-        self._looking = False
         self._changed = asyncio.Event()
         self._factors: dict[str, float] = {}
-        self._work: dict[tuple[str, str], Work] = {}
+        self.work: dict[tuple[str, str], Work] = {}
         self._keeper: subprocess.Popen[bytes] | None = None
         self._folder: IO[bytes] | None = None
 
@@ -81,8 +69,7 @@ class Lab:
         self._keeper = subprocess.Popen(keeper, stdin=subprocess.PIPE, start_new_session=True)  # noqa: ASYNC220 - at once
         await self.network.start()
         await asyncio.to_thread(self._furnish)
-        self._observer = await self._join(GatewaySpec(OBSERVER, MODEL, self._mesh(OBSERVER)), self._hear)
-        await self._until(lambda: self._looking, "The observer of the lab does not look")
+        self._observer = await self.join(GatewaySpec(OBSERVER, MODEL, self.mesh_of(OBSERVER)), self._hear)
         await self._stand()
 
     def _furnish(self) -> None:
@@ -97,12 +84,12 @@ class Lab:
                 lease_s=self.scenario.lease_s, seed=self.plan.seed * 1000 + node.index,
             )  # fmt: skip
 
-    def _mesh(self, name: str) -> ZenohOptions:
+    def mesh_of(self, name: str) -> ZenohOptions:
         join = tuple(self.network.endpoint(str(node.name)) for node in self.plan.nodes)
         lease = round(self.scenario.lease_s * 1000)
         return ZenohOptions(self.mark, (self.network.endpoint(name),), join, discover=False, lease_ms=lease)
 
-    async def _join(self, spec: GatewaySpec, hear: Callable[[Said], None]) -> Process:
+    async def join(self, spec: GatewaySpec, hear: Callable[[Said], None]) -> Process:
         words = (*self.network.inside(spec.name), sys.executable, "-m", "nearfar.lab.gateway")
         spec = msgspec.structs.replace(spec, impairment=self.network.impairment(spec.name))
         return await Process.start(words, self._environment, msgspec.json.encode(spec), hear)
@@ -113,16 +100,18 @@ class Lab:
         await self.network.begin(time.monotonic())
         self._factors = {}
         for name, host in self._hosts.items():
-            if name in away and host.runs:
+            if host.leaving:
+                await asyncio.to_thread(host.wait_ended)
+            if name in away:
                 host.leave()
-            elif name not in away and not host.runs:
-                host.launch()
-            else:
+            elif host.runs:
+                host.release()
                 host.pace(1.0)
+            else:
+                host.launch()
         await self._until_seen(self._hosts.keys() - away)
 
     def _hear(self, said: Said) -> None:
-        self._looking = self._looking or said.ready
         self._changed.set()
         if not said.node:
             return
@@ -154,13 +143,13 @@ class Lab:
         while not condition():
             if time.monotonic() > end:
                 raise TimeoutError(f"{what} after {READY_LIMIT:.0f} s")
-            self._must_hear()
+            self.must_hear()
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.25):
                     await self._changed.wait()
 
-    def _must_hear(self) -> None:
+    def must_hear(self) -> None:
         if self._observer is not None:
             self._observer.must_run()
 
@@ -175,8 +164,8 @@ class Lab:
         """
         await self._stand()
         began = time.monotonic()
-        before = dict(self._work)
-        stage = _Stage(self, policy, dict(options or {}))
+        before = dict(self.work)
+        stage = Stage(self, policy, dict(options or {}))
         complete = True
         try:
             await stage.play(progress)
@@ -190,7 +179,7 @@ class Lab:
             await stage.close()
         played = min(max(0.0, time.monotonic() - stage.begun), self.scenario.seconds)
         run = Run(
-            policy, dict(options or {}), stage.ended, before, dict(self._work), played, complete,
+            policy, dict(options or {}), stage.ended, before, dict(self.work), played, complete,
             time.monotonic() - began, stage.figures,
         )  # fmt: skip
         return summarise(self.scenario, self.plan.seed, run)
@@ -225,7 +214,7 @@ class Lab:
         held = time.monotonic() < release
         host.launch(held=held)
         if held:
-            await _sleep_until(release)
+            await sleep_until(release)
             host.release()
 
     def seen_since(self, node: str) -> float | None:
@@ -259,140 +248,3 @@ class Lab:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-class _Stage:
-    """One run of one policy: its gateways, and what they say."""
-
-    def __init__(self, lab: Lab, policy: str, options: dict[str, float]) -> None:
-        self._lab = lab
-        self._policy = policy
-        self._options = options
-        self._gateways: dict[str, Process] = {}
-        self._seen: dict[str, set[str]] = {}
-        self._done: set[str] = set()
-        self._failed: NearfarError | None = None
-        self._changed = asyncio.Event()
-        self._back: list[tuple[str, float]] = []
-        self.begun = 0.0
-        """Moment of the monotonic clock; 0 before."""
-        self.ended: list[Ended] = []
-        self.figures: dict[str, float] = {}
-
-    async def play(self, progress: Progress | None) -> None:
-        plan, lab = self._lab.plan, self._lab
-        for gateway in plan.gateways:
-            streams = tuple(
-                StreamSpec(stream.id, stream.size, stream.deadline * 1000)
-                for stream in plan.streams
-                if stream.gateway is gateway
-            )
-            spec = GatewaySpec(
-                gateway.name, MODEL, lab._mesh(gateway.name), self._policy, self._options, streams,
-                tuple(plan.births(gateway.name)),
-            )  # fmt: skip
-            self._seen[gateway.name] = set()
-            self._gateways[gateway.name] = await lab._join(spec, partial(self._hear, gateway.name))
-        wanted = {str(node.name) for node in plan.nodes} - set(plan.away_at_first())
-        await self._until(lambda: all(wanted <= seen for seen in self._seen.values()), READY_LIMIT, "seen every node")
-        self.begun = time.monotonic() + HEAD_START
-        await lab.network.begin(self.begun)
-        for process in self._gateways.values():
-            await process.tell(msgspec.json.encode(Go(self.begun)))
-        conducting = asyncio.create_task(self._conduct())
-        showing = asyncio.create_task(self._show(progress))
-        patience = plan.scenario.seconds + max(s.deadline for s in plan.streams) + LAST_WORDS + REPORTED + OVERTIME
-        try:
-            await self._until(lambda: len(self._done) == len(self._gateways), patience, "come to the end", conducting)
-        finally:
-            for task in (conducting, showing):
-                task.cancel()
-            await asyncio.gather(conducting, showing, return_exceptions=True)
-        for node, due in self._back:
-            since = lab.seen_since(node)
-            late = round((since or time.monotonic()) - due, 2)
-            if due < self.begun + plan.scenario.seconds:
-                self.figures["back_late_s"] = max(late, self.figures.get("back_late_s", 0.0), key=abs)
-
-    def _hear(self, gateway: str, said: Said) -> None:
-        if said.node:
-            (self._seen[gateway].add if said.alive else self._seen[gateway].discard)(said.node)
-        if said.error:
-            self._failed = MeshError(f"Gateway {gateway} of the lab failed: {said.error}")
-        self.ended += said.ended
-        for work in said.work:
-            known = self._lab._work.get((work.service, work.instance))
-            if known is None or work.answered >= known.answered:
-                self._lab._work[work.service, work.instance] = work
-        if said.done:
-            self._done.add(gateway)
-            for name in ("woken_late_ms", "sent_late_ms"):
-                self.figures[name] = max(getattr(said, name), self.figures.get(name, 0.0))
-        self._changed.set()
-
-    async def _until(
-        self, condition: Callable[[], bool], limit: float, what: str, beside: asyncio.Task[None] | None = None
-    ) -> None:
-        """Until the condition holds. Raises what failed meanwhile, here or `beside`."""
-        end = time.monotonic() + limit
-        while not condition():
-            if self._failed is not None:
-                raise self._failed
-            if beside is not None and beside.done():
-                beside.result()
-            for process in self._gateways.values():
-                process.must_run()
-            self._lab._must_hear()
-            if time.monotonic() > end:
-                raise MeshError(f"The gateways of the lab have not {what} after {limit:.0f} s.", "Is the machine busy?")
-            self._changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.25):
-                    await self._changed.wait()
-
-    async def _conduct(self) -> None:
-        """Each happening at its moment. One that takes long holds up no other."""
-        lab = self._lab
-        async with asyncio.TaskGroup() as group:
-            for at, change in schedule(lab.plan.happenings, lab.scenario.seconds):
-                await _sleep_until(self.begun + at)
-                if isinstance(change, Up):
-                    self._back.append((change.node, self.begun + change.at))
-                if isinstance(change, Up) and change.how != "cut":
-                    group.create_task(lab.bring_back(change.node, self.begun + change.at))
-                else:
-                    group.create_task(lab.happen(change))
-
-    async def _show(self, progress: Progress | None) -> None:
-        while progress is not None:
-            seconds = self._lab.scenario.seconds
-            progress(min(max(0.0, time.monotonic() - self.begun), seconds), seconds)
-            await asyncio.sleep(0.25)
-
-    async def close(self) -> None:
-        await asyncio.gather(*(process.close() for process in self._gateways.values()))
-
-
-def schedule(happenings: Sequence[Happening], seconds: float) -> list[tuple[float, Happening]]:
-    """(when to begin with it, what) in order, of what happens within so many seconds.
-
-    A node that comes back is started early, but after it has gone.
-    """
-    gone: dict[str, float] = {}
-    due: list[tuple[float, Happening]] = []
-    for change in happenings:
-        if isinstance(change, Down):
-            gone[change.node] = change.at
-            if change.at <= 0:
-                continue  # it is not there from the start
-        begin = change.at
-        if isinstance(change, Up) and change.how != "cut":
-            begin = max(gone[change.node] + AFTER_DOWN, change.at - EARLY)
-        if begin <= seconds:
-            due.append((begin, change))
-    return sorted(due, key=lambda entry: entry[0])
-
-
-async def _sleep_until(moment: float) -> None:
-    if (rest := Seconds(moment - time.monotonic())) > 0:
-        await asyncio.sleep(rest)

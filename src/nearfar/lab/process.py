@@ -48,7 +48,7 @@ class Process:
         try:
             self._process.stdin.write(line + b"\n")
             await self._process.stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, RuntimeError):  # the last one is uvloop's
             raise self._ended() from None
 
     def must_run(self) -> None:
