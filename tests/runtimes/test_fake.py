@@ -82,6 +82,34 @@ def test_delays_follow_their_distribution_and_seed(tmp_path: Path, slept: list[f
     assert max(log_normal) > 40
 
 
+def test_a_file_makes_it_slower_while_it_runs(tmp_path: Path, slept: list[float]) -> None:
+    told = tmp_path / "factor"
+    with FakeRuntime().load(write(tmp_path / "m", delay_ms=10.0, delay_file=str(told))) as variant:
+        for text in ("", "3", "0.5", "half written", "0"):
+            if text:
+                (tmp_path / "new").write_text(text)
+                (tmp_path / "new").replace(told)
+            variant.infer({"x": X})
+        told.unlink()
+        variant.infer({"x": X})
+    assert slept == [10.0, 30.0, 5.0, 5.0, 10.0]  # nothing is slept at 0; without the file it is itself again
+
+
+def test_loading_waits_while_a_file_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = tmp_path / "held"
+    held.touch()
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            held.unlink()
+
+    monkeypatch.setattr("nearfar.runtimes.fake.time.sleep", sleep)
+    FakeRuntime().load(write(tmp_path / "m", load_while=str(held)))
+    assert len(looks) == 3
+
+
 def test_loading_takes_its_time_and_may_fail(tmp_path: Path, slept: list[float]) -> None:
     FakeRuntime().load(write(tmp_path / "m", load_ms=250.0))
     assert slept == [250.0]

@@ -1,4 +1,4 @@
-"""`nearfar simulate`: play a scenario in virtual time under several policies and set them side by side."""
+"""`nearfar simulate`: play a scenario in virtual time, or live, under several policies and set them side by side."""
 
 from __future__ import annotations
 
@@ -37,12 +37,22 @@ def simulate(
             "weights of the policy weighted; 0 takes equal weights.",
         ),
     ] = 30.0,
+    live: Annotated[
+        bool, typer.Option("--live", help="Play it in real time on real nodes and clients of this machine.")
+    ] = False,
+    network: Annotated[
+        str,
+        typer.Option(
+            "--network",
+            help="With --live: tap gives each its own emulated network (root), mesh delays on loopback; auto chooses.",
+        ),
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Play a scenario in virtual time and compare policies. Ctrl-C shows what was played so far."""
+    """Play a scenario in virtual time, or live, and compare policies. Ctrl-C shows what was played so far."""
     import msgspec
 
-    from nearfar.simulate.baselines import ORDER
+    from nearfar.simulate.baselines import ORDER, PLAYABLE
     from nearfar.simulate.compare import policy_of
     from nearfar.simulate.plots import need_matplotlib
     from nearfar.simulate.scenario import load
@@ -52,11 +62,16 @@ def simulate(
         played = msgspec.structs.replace(played, seconds=seconds)
     if plots is not None:
         need_matplotlib()  # before minutes of work, not after
-    names = tuple(policy or ORDER)
+    names = tuple(policy or (PLAYABLE if live else ORDER))
     for name in names:
         policy_of(name)
-    summaries = run_all(played, names, seed, grid_seconds)
-    show(played, summaries, plots, as_json)
+    if live:
+        from nearfar.cli.live import run_live
+
+        summaries = run_live(played, names, seed, grid_seconds, network, quiet=as_json)
+    else:
+        summaries = run_all(played, names, seed, grid_seconds)
+    show(played, summaries, plots, as_json, live)
     if len(summaries) < len(names) or not summaries[-1].complete:
         raise typer.Exit(130)
 
@@ -82,17 +97,19 @@ def run_all(scenario: Scenario, names: tuple[str, ...], seed: int | None, grid_s
     return summaries
 
 
-def show(scenario: Scenario, summaries: list[Summary], plots: Path | None, as_json: bool) -> None:
+def show(scenario: Scenario, summaries: list[Summary], plots: Path | None, as_json: bool, live: bool = False) -> None:
     """Table or JSON, then the pictures; of an interrupted run what there is."""
+    from nearfar.lab.check import live_assumptions
     from nearfar.simulate import report
     from nearfar.simulate.assumptions import assumptions_of
 
-    told = assumptions_of(scenario)
+    told = live_assumptions() if live else assumptions_of(scenario)
     if as_json:
         print_json(report.json_of(summaries, told))
     elif summaries:
         out = console()
-        out.print(report.table(summaries, f"{scenario.name}: {scenario.about}", wide=out.width >= WIDE))
+        title = f"{scenario.name}{', live' if live else ''}: {scenario.about}"
+        out.print(report.table(summaries, title, wide=out.width >= WIDE))
         if sentence := report.verdict(summaries):
             out.print(sentence)
         for line in (*report.notes(summaries), *(f"assumed: {one}" for one in told)):

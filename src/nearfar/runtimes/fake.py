@@ -8,7 +8,9 @@ be slow, to fail, to crash, to hang and to eat memory::
     value = 0.5                     # of every element, for "constant"
     delay_ms = 20                   # per call: a number, [low, high] uniform, or {median = 20, sigma = 0.3} log-normal
     seed = 7                        # of the delays; the same seed gives the same sequence
+    delay_file = ""                 # a file whose number multiplies each delay; may change, be absent or come later
     load_ms = 100                   # how long loading takes
+    load_while = ""                 # a file: loading waits as long as it exists
     load_error = ""                 # loading fails with these words
     fail_every = 10                 # the 10th, 20th, ... call raises InferenceError
     crash_at = 50                   # the 50th call since loading kills the process (SIGKILL: no clean-up, no core file)
@@ -55,6 +57,8 @@ from nearfar.types.tensor import DType, TensorSpec
 
 _MIB = 1024 * 1024
 _PAGE = 4096
+_LOOK = 0.02
+"""Seconds between looks for a file whose end is waited for."""
 Count = Annotated[int, msgspec.Meta(ge=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -97,6 +101,8 @@ class FakeModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hang_at: Count = 0
     allocate_mib: NotNegative = 0.0
     allocate_at_load_mib: NotNegative = 0.0
+    delay_file: str = ""
+    load_while: str = ""
 
     def delays(self) -> _Delays:
         return _Delays(self)
@@ -108,8 +114,28 @@ class _Delays:
     def __init__(self, model: FakeModel) -> None:
         self._random = random.Random(model.seed)  # noqa: S311 - no secret
         self._shape = model.delay_ms
+        self._file = Path(model.delay_file) if model.delay_file else None
+        self._stamp: tuple[int, int] | None = None
+        self._factor = 1.0
 
     def next(self) -> float:
+        return self._drawn() * self._told()
+
+    def _told(self) -> float:
+        """The number in the delay file, read when the file has changed; 1 while there is no such file or number."""
+        if self._file is None:
+            return 1.0
+        try:
+            state = self._file.stat()
+            if (stamp := (state.st_ino, state.st_mtime_ns)) != self._stamp:
+                self._factor, self._stamp = max(0.0, float(self._file.read_text())), stamp
+        except OSError:
+            self._factor, self._stamp = 1.0, None
+        except ValueError:
+            pass  # half written: as before, and read again with the next call
+        return self._factor
+
+    def _drawn(self) -> float:
         shape = self._shape
         if isinstance(shape, LogNormal):
             return shape.median * self._random.lognormvariate(0.0, shape.sigma)
@@ -134,6 +160,8 @@ class FakeRuntime(Runtime):
         model = read_fake(path)
         if model.load_ms:
             time.sleep(model.load_ms / 1000)
+        while model.load_while and Path(model.load_while).exists():
+            time.sleep(_LOOK)
         if model.load_error:
             raise ModelFileError(f"{path.name}: {model.load_error}", "Remove load_error from the file.")
         return LoadedFake(model)

@@ -110,3 +110,5 @@ BUILT_IN: Mapping[str, type[Random | RoundRobin | LeastLoaded | Clairvoyant]] = 
 }
 ORDER = ("random", "round-robin", "least-loaded", "nearest", "weighted", "predictive", "clairvoyant")
 """As they stand in tables."""
+PLAYABLE = tuple(name for name in ORDER if name != Clairvoyant.name)
+"""Those that can be played on real nodes, where nobody knows the future."""
