@@ -66,6 +66,12 @@ _QOS = [
     _header("Nearfar-Deadline", "Answer within this time, or say 503.", pattern=r"^[0-9]{1,6}(ms|s)$"),
     _header("Nearfar-Privacy", "How far the data may travel.", enum=["local", "fleet", "any"]),
     _header("Nearfar-Node", "Only this node may answer."),
+    _header("Nearfar-Max-Cost", "The most that this request may cost.", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$"),
+    _header(
+        "Nearfar-Degrade",
+        "What to give up when nobody near is in time: ask a far end, or be refused at once with 503.",
+        enum=["refuse", "far", "far,refuse"],
+    ),
 ]
 
 _TENSOR: dict[str, Any] = {
