@@ -56,6 +56,10 @@ class Timed(Keeper):
         return Seconds(self.now)
 
 
+def level_of(keeper: Keeper) -> Level:
+    return keeper.monitor.level
+
+
 def result(index: int, total: float, server: str = "a/square", error: NearfarError | None = None) -> FrameResult:
     if error is not None:
         return FrameResult(index, Outcome.FAILED, error=error)
@@ -93,7 +97,7 @@ def test_the_forecast_travels_with_the_request_before_an_answer_is_late() -> Non
 
     def ramp(at: float) -> float:
         total = 40.0 + 10.0 * at
-        if keeper.monitor.level is Level.THREATENED:
+        if level_of(keeper) is Level.THREATENED:
             seen.append(total)
         return total
 
@@ -110,9 +114,9 @@ def test_the_forecast_travels_with_the_request_before_an_answer_is_late() -> Non
 def test_after_a_move_the_new_service_is_judged_by_its_own_answers() -> None:
     keeper = Timed(FakeFleet(), Qos(Milliseconds(100.0)))
     index = play(keeper, 8.0, lambda _: 150.0)
-    assert keeper.monitor.level is Level.BROKEN
+    assert level_of(keeper) is Level.BROKEN
     play(keeper, 1.0, lambda _: 40.0, server="b/square", at=index)
-    assert keeper.monitor.level is Level.KEPT and keeper.plan(Qos(Milliseconds(100.0)), 0.0).more == {}
+    assert level_of(keeper) is Level.KEPT and keeper.plan(Qos(Milliseconds(100.0)), 0.0).more == {}
 
 
 def test_a_broken_promise_is_held_against_the_service_once() -> None:
@@ -129,11 +133,11 @@ def test_answers_that_do_not_come_break_it_too_and_dropped_frames_do_not() -> No
     for index in range(300):
         keeper.now += 1 / FPS
         keeper.ended(FrameResult(index, Outcome.DROPPED, reason="back-pressure: newer frames came"))
-    assert keeper.found is None and keeper.monitor.level is Level.KEPT
+    assert keeper.found is None and level_of(keeper) is Level.KEPT
     for index in range(300, 400):
         keeper.now += 1 / FPS
         keeper.ended(result(index, 0.0, error=InferenceError("no")))
-    assert keeper.monitor.level is Level.BROKEN
+    assert level_of(keeper) is Level.BROKEN
     told = keeper.to_dict()
     assert told is not None and told["quantile_ms"] is None and told["late_share"] == 1.0
 
@@ -143,7 +147,7 @@ def test_while_another_would_keep_it_nothing_is_given_up() -> None:
     fleet.chosen = "b/square"
     keeper = Timed(fleet, Qos(Milliseconds(100.0), degrade=(RATE,)))
     play(keeper, 20.0, lambda _: 150.0)
-    assert keeper.monitor.level is Level.BROKEN and keeper.effect.every == 1
+    assert level_of(keeper) is Level.BROKEN and keeper.effect.every == 1
 
 
 def test_while_nobody_at_all_can_be_asked_nothing_is_given_up() -> None:
@@ -151,7 +155,7 @@ def test_while_nobody_at_all_can_be_asked_nothing_is_given_up() -> None:
     fleet.chosen = None
     keeper = Timed(fleet, Qos(Milliseconds(100.0), degrade=(RATE,)))
     play(keeper, 20.0, lambda _: math.inf)
-    assert keeper.monitor.level is Level.BROKEN and keeper.effect.every == 1
+    assert level_of(keeper) is Level.BROKEN and keeper.effect.every == 1
 
 
 def test_when_nobody_keeps_it_steps_are_taken_and_taken_back_and_all_is_told() -> None:
