@@ -51,6 +51,7 @@ CLIENT = "client"
 STAGES = (CLIENT, *STAGE_NAMES)
 VERSION = 1
 _RUN = 5
+_SECOND = 4
 _NEVER = Seconds(-math.inf)
 
 
@@ -168,6 +169,8 @@ class Monitor:
         self._run: deque[float] = deque(maxlen=_RUN)
         self._bins: deque[tuple[int, list[float]]] = deque(maxlen=BINS + 1)
         self._line: tuple[int, float | None, float] = (-1, None, 0.0)
+        self._waits: deque[tuple[int, float]] = deque(maxlen=BINS + 2 * _SECOND)
+        """Expected waits by quarter second. They do not travel: they are of the client that asks, and begin anew."""
 
     # -- what is told ---------------------------------------------------------------------------------------------
 
@@ -188,6 +191,7 @@ class Monitor:
         self._fresh.clear()
         self._run.clear()
         self._bins.clear()
+        self._waits.clear()
         self._line = (-1, None, 0.0)
         self._over, self._wrong = math.inf, _NEVER
         self._become(Level.KEPT, at)
@@ -233,16 +237,17 @@ class Monitor:
 
     def assess(self, promise: Promise, now: Seconds, wait: Milliseconds | None = None) -> Assessment:
         """How the promise stands at this moment. `wait`: how long the next request would wait at the incumbent by the
-        fleet's snapshot (`Expectation.wait`); what that is above the queue of recent answers is added to the forecast.
+        fleet's snapshot (`Expectation.wait`). By how much that has grown is added to the forecast, where answers do not
+        show it yet: the growth counts, since a wait that was always expected is in the answers already, or never came.
         """
         self._drop(now)
         share = promise.percentile / 100.0
         waits = 0.0
         forecast: float | None = None
         line, slope = self._line_at(now)
+        if wait is not None:
+            waits = self._growth(wait, now)
         if line is not None:
-            if wait is not None and 0 < wait < math.inf:
-                waits = max(0.0, wait - self._recent(STAGES.index("queue")))
             forecast = max(0.0, line + self._spread(share) + waits)
         late = len(self._fresh) - bisect_right(self._fresh, promise.deadline)
         # Against what the whole window allows at this rate, so that a young stream is judged no more harshly.
@@ -314,6 +319,19 @@ class Monitor:
         """Median of a stage over the last answers; 0 without any."""
         values = [s.stages[stage] for s in islice(reversed(self._samples), 2 * _RUN) if s.stages]
         return median(values) if values else 0.0
+
+    def _growth(self, wait: float, now: float) -> float:
+        """By how much the expected wait of the last second, at its least, is above what was usual before."""
+        place = int((now - self._began) / BIN)
+        if 0 <= wait < math.inf:
+            if self._waits and self._waits[-1][0] == place:
+                self._waits.pop()
+            self._waits.append((place, wait))
+        values = [value for _, value in self._waits]
+        if len(values) < LEAST_BINS:
+            return 0.0
+        usual = max(median(values[:-_SECOND]), self._recent(STAGES.index("queue")))
+        return max(0.0, min(values[-_SECOND:]) - usual)
 
     def _blame(self) -> str:
         """The stage whose median grew most from the older half of the window to the last answers."""
