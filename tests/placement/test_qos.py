@@ -1,6 +1,6 @@
 """The monitor of a promise: figures against numpy's, and what it must and must not take for trouble.
 
-`python -m tests.placement.test_qos` prints what one frame costs to observe and assess: 18 us on a busy x86-64 core.
+`python -m tests.placement.test_qos` prints what one frame costs to observe and assess: 20 us on an x86-64 core.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+
+from rich.console import Console
 
 from nearfar.errors import DeadlineExceeded, InferenceError, NearfarError
 from nearfar.placement.qos import Level
@@ -21,7 +24,7 @@ from nearfar.vision.base import Frame
 from nearfar.vision.promise import Keeper
 from nearfar.vision.results import FrameResult, Outcome, Summary
 from nearfar.vision.stream import Watch
-from nearfar.vision.terminal import line_of
+from nearfar.vision.terminal import Dashboard, line_of
 from tests.vision.helpers import MODEL, ScriptedSeer, ScriptedSource, answer, find_square, scene
 
 RATE, INPUT = Degrade.RATE, Degrade.INPUT
@@ -244,6 +247,42 @@ def test_the_line_says_what_was_given_up() -> None:
     summary.promise = keeper
     play(keeper, 5.0, lambda _: 150.0)
     assert "; degraded: rate 1/2, since " in line_of(summary)
+
+
+@pytest.mark.parametrize(("latency", "told"), [(40.0, "is kept"), (150.0, "degraded: rate 1/2, since ")])
+def test_the_panel_says_it_too(latency: float, told: str) -> None:
+    summary = Summary()
+    keeper = Timed(FakeFleet(), Qos(Milliseconds(100.0), degrade=(RATE,)))
+    summary.promise = keeper
+    play(keeper, 5.0, lambda _: latency)
+    out = io.StringIO()
+    Console(file=out, width=100, height=40).print(Dashboard("clip.mp4", summary))
+    assert told in out.getvalue()
+
+
+def test_far_and_refuse_are_taken_back_when_somebody_near_is_in_time() -> None:
+    """No answer need come for that: while frames are refused there are none."""
+
+    class Paid(FakeFleet):
+        far = True
+
+        def snapshot(self) -> Any:
+            report = SimpleNamespace(runtime="remote" if self.far else "onnx", cost=0.0)
+            return SimpleNamespace(services={"a/square": SimpleNamespace(report=report)})
+
+    fleet = Paid()
+    keeper = Timed(fleet, Qos(Milliseconds(100.0), degrade=(RATE, Degrade.FAR, Degrade.REFUSE)))
+    fleet.late = True
+    index = play(keeper, 60.0, lambda _: math.inf)
+    assert keeper.effect.degrade == (Degrade.FAR, Degrade.REFUSE) and keeper.ladder.position == 5
+    index = play(keeper, 60.0, lambda _: math.inf, at=index)
+    assert keeper.ladder.position == 5
+    fleet.late = False
+    index = play(keeper, 40.0, lambda _: 30.0, at=index)
+    assert keeper.ladder.position == 4 and keeper.ladder.top is not None and keeper.ladder.top.kind is Degrade.FAR
+    fleet.far = False
+    play(keeper, 240.0, lambda _: 30.0, at=index)
+    assert keeper.ladder.position == 0
 
 
 def test_another_model_is_asked_when_that_was_given_up() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,9 +15,7 @@ from nearfar.client.client import Client
 from nearfar.client.connect import connect
 from nearfar.errors import NoCandidate
 from nearfar.models.images import pixels_of
-from nearfar.models.manifest import manifest_of
 from nearfar.placement.qos import Level
-from nearfar.runtimes.fake import FakeModel, FakeTensor
 from nearfar.settings import load
 from nearfar.types.ids import ModelName
 from nearfar.types.image import Image
@@ -30,27 +26,11 @@ from nearfar.vision.stream import Watch
 from tests.fleetlab import Lab, LabModel, Node, real
 from tests.fleetlab import lab as lab
 from tests.realdata import need_data
+from tests.vision.detectors import detector
 from tests.vision.helpers import ScriptedSource
 from tests.waiting import until
 
 LIMIT = 120.0
-SHAPES = {"boxes": (1, 10, 4), "classes": (1, 10), "scores": (1, 10), "count": (1,)}
-
-
-def detector(folder: Path, name: str, file: str = "", **fields: Any) -> LabModel:
-    """A detector that takes its time and finds nothing; `file` tells apart two of one name."""
-    outputs = tuple(FakeTensor(output, shape=shape) for output, shape in SHAPES.items())
-    fake = FakeModel(inputs=(FakeTensor("image", shape=(1, 3, 32, 32)),), outputs=outputs, behaviour="zeros", **fields)
-    path = folder / f"{file or name}.fake.json"
-    path.write_bytes(msgspec.json.encode(fake))
-    data = path.read_bytes()
-    variant = {"id": "v", "format": "fake", "precision": "fp32", "file": path.name, "bytes": len(data)}
-    stated = {
-        "schema": 1, "name": name, "task": "object-detection", "labels": ["person", "car"],
-        "input": {"width": 32, "height": 32}, "decoder": {"kind": "ssd-postprocess"},
-        "variants": [variant | {"sha256": hashlib.sha256(data).hexdigest()}],
-    }  # fmt: skip
-    return LabModel(manifest_of(stated), path)
 
 
 def camera(rate: float) -> ScriptedSource:
