@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-
 from rich.console import Console
 
 from nearfar.errors import DeadlineExceeded, InferenceError, NearfarError
@@ -151,6 +150,16 @@ def test_while_another_would_keep_it_nothing_is_given_up() -> None:
     keeper = Timed(fleet, Qos(Milliseconds(100.0), degrade=(RATE,)))
     play(keeper, 20.0, lambda _: 150.0)
     assert level_of(keeper) is Level.BROKEN and keeper.effect.every == 1
+
+
+def test_a_promise_that_broke_and_is_kept_again_costs_nothing_more() -> None:
+    """The window remembers the bad seconds for half a minute; what was given up for them is one step at most."""
+    keeper = Timed(FakeFleet(), Qos(Milliseconds(100.0), degrade=(RATE, INPUT)))
+    index = play(keeper, 10.0, lambda _: 40.0)
+    index = play(keeper, 2.2, lambda _: 150.0, at=index)
+    assert level_of(keeper) is not Level.KEPT
+    play(keeper, 15.0, lambda _: 40.0, at=index)
+    assert keeper.ladder.position <= 1 and keeper.changed <= 1
 
 
 def test_while_nobody_at_all_can_be_asked_nothing_is_given_up() -> None:

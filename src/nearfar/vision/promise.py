@@ -199,10 +199,11 @@ class Keeper:
         if decision is not None and decision.chosen is None:
             return False, False  # nobody at all can be asked: fewer or smaller frames would not change that
         nobody = decision is None or decision.late or decision.chosen == self.incumbent
-        known = found.forecast is not None
-        trouble = (
-            nobody if found.level is not Level.KEPT else bool(not known and decision is not None and decision.late)
-        )
+        ahead = found.forecast
+        if found.level is not Level.KEPT:  # and still so by what is to come, not only by what the window remembers
+            trouble = nobody and (ahead is None or ahead > found.promise.deadline)
+        else:  # what was measured says more than what is expected
+            trouble = ahead is None and decision is not None and decision.late
         if top is None:
             return trouble, False
         if top.kind in (Degrade.REFUSE, Degrade.FAR) and decision is not None:
