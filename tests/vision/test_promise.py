@@ -159,7 +159,8 @@ def test_a_promise_that_broke_and_is_kept_again_costs_nothing_more() -> None:
     index = play(keeper, 2.2, lambda _: 150.0, at=index)
     assert level_of(keeper) is not Level.KEPT
     play(keeper, 15.0, lambda _: 40.0, at=index)
-    assert keeper.ladder.position <= 1 and keeper.changed <= 1
+    told = [change.down for _, _, change in keeper.changes]
+    assert told in ([], [True], [True, False])
 
 
 def test_while_nobody_at_all_can_be_asked_nothing_is_given_up() -> None:
