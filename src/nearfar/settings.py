@@ -58,6 +58,10 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     queue_limit: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Requests that may wait at one service; more are refused.")
     ] = 64
+    cost: Annotated[
+        float,
+        Meta(ge=0, description="Price of one request at this node's services, in a currency the fleet agrees on."),
+    ] = 0.0
     stuck_after_ms: Annotated[
         int,
         Meta(

@@ -26,7 +26,7 @@ from nearfar.errors import (
 from nearfar.mesh.base import Call
 from nearfar.node import keys
 from nearfar.types.ids import ModelName, NodeId, node_of
-from nearfar.types.request import Qos, Stages
+from nearfar.types.request import Degrade, Qos, Request, Stages
 from nearfar.types.tensor import DType
 from nearfar.types.units import Milliseconds
 from nearfar.types.wire import ReplyHead, TensorHead, decode_call, encode
@@ -65,6 +65,36 @@ def test_what_is_the_callers_fault_is_not_asked_elsewhere(error: NearfarError) -
         with pytest.raises(type(error), match=error.message):
             await world.client.infer(MODEL, [X])
         assert not other.calls and not world.client.snapshot().pending
+
+    run(body)
+
+
+def test_who_would_rather_be_refused_than_late_is_refused_before_anything_is_sent() -> None:
+    async def body(world: World) -> None:
+        a, b = await world.add(answers, answers)
+        a.service_ms, b.service_ms = 300.0, 400.0
+        late = Qos(Milliseconds(100.0), degrade=(Degrade.REFUSE,))
+        await until(lambda: world.client.decide(Request(MODEL, "client", qos=late)).late, "both are known to be slow")
+        with pytest.raises(NoCandidate, match="Nobody is expected to answer within 100 ms") as told:
+            await world.client.infer(MODEL, [X], late)
+        codes = {refusal["subject"]: refusal["code"] for refusal in told.value.refusals}
+        assert codes == {a.id: "late", b.id: "late"} and not a.calls and not b.calls
+        # Without the word it is sent, late or not.
+        answer = await world.client.infer(MODEL, [X], Qos(Milliseconds(100.0)))
+        assert answer.served_by == a.id
+
+    run(body)
+
+
+def test_a_promise_that_broke_keeps_new_requests_away() -> None:
+    async def body(world: World) -> None:
+        a, b = await world.add(answers, answers)
+        qos = Qos(Milliseconds(5000.0))
+        assert (await world.client.infer(MODEL, [X], qos)).served_by == a.id
+        world.client.promise_broken(a.id, Milliseconds(5000.0), "9 of 90 answers late")
+        assert (await world.client.infer(MODEL, [X], qos)).served_by == b.id
+        (refusal,) = world.client.decide(Request(MODEL, "client", qos=qos)).refusals
+        assert (refusal.subject, refusal.code) == (a.id, "unreliable")
 
     run(body)
 

@@ -16,6 +16,7 @@ from nearfar.fleet.events import (
     NodeForgotten,
     NodeReported,
     NodeVanished,
+    PromiseBroken,
     RequestAnswered,
     RequestFailed,
     RequestSent,
@@ -77,6 +78,7 @@ def events(draw: st.DrawFn) -> list[Event]:
             NodeVanished(NodeId(node), t),
             NodeForgotten(NodeId(node), t),
             LinkMeasured(NodeId(node), link_report("c"), t),
+            PromiseBroken(service, Milliseconds(100.0), t, "late"),
         ]
         assert {type(choice) for choice in choices} == set(get_args(Event))
         found.append(draw(st.sampled_from(choices)))

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from nearfar.fleet.snapshot import Observed, ServiceView, Snapshot
 from nearfar.placement import decide as decide_module
-from nearfar.placement import filters
+from nearfar.placement import filters, late
 from nearfar.placement.filters import absent, refuse
 from nearfar.placement.refusal import CODES, Refusal
 from nearfar.types.ids import ModelName, NodeId
@@ -148,7 +148,7 @@ def test_every_refusal_has_a_documented_code_and_a_reason(snapshot: Snapshot, re
 
 
 def test_every_documented_code_is_used() -> None:
-    sources = inspect.getsource(filters) + inspect.getsource(decide_module)
+    sources = "".join(map(inspect.getsource, (filters, decide_module, late)))
     from_health = {"gone", "stale", *(s.value for s in ServiceState if s is not ServiceState.READY)}
     assert all(f'"{known}"' in sources for known in set(CODES) - from_health)
     assert from_health <= set(CODES)

@@ -110,6 +110,13 @@ def test_loading_waits_while_a_file_is_there(tmp_path: Path, monkeypatch: pytest
     assert len(looks) == 3
 
 
+def test_each_call_takes_longer_than_the_one_before_when_told(tmp_path: Path, slept: list[float]) -> None:
+    variant = FakeRuntime().load(write(tmp_path / "m", delay_ms=5.0, delay_step_ms=0.5))
+    for _ in range(3):
+        variant.infer({"x": X})
+    assert slept == [5.5, 6.0, 6.5]
+
+
 def test_loading_takes_its_time_and_may_fail(tmp_path: Path, slept: list[float]) -> None:
     FakeRuntime().load(write(tmp_path / "m", load_ms=250.0))
     assert slept == [250.0]

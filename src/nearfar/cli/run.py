@@ -26,15 +26,36 @@ if TYPE_CHECKING:
     from nearfar.types.request import Answer, Qos
 
 
-def qos_of(deadline: str | None, privacy: str, node: str | None) -> Qos:
-    """QoS from flags. Raises `InputError` naming the flag."""
+def qos_of(
+    deadline: str | None,
+    privacy: str,
+    node: str | None,
+    max_cost: float | None = None,
+    degrade: str | None = None,
+    percentile: float | None = None,
+    *,
+    stream: bool = False,
+) -> Qos:
+    """QoS from flags; `stream` may give up more than a single request. Raises `InputError` naming the flag."""
     from nearfar.errors import InputError
-    from nearfar.types.request import Privacy, Qos
+    from nearfar.types.request import FOR_ONE, Degrade, Privacy, Qos, parse_degrade
     from nearfar.types.units import parse_milliseconds
 
     if privacy not in set(Privacy):
         raise InputError(f"--privacy is {privacy!r}.", f"Use one of {', '.join(Privacy)}.")
-    return Qos(parse_milliseconds(deadline) if deadline else None, Privacy(privacy), node)
+    try:
+        steps = parse_degrade(degrade or "", tuple(Degrade) if stream else FOR_ONE)
+    except InputError as error:
+        raise InputError(f"--degrade: {error.message}", error.hint) from None
+    for flag, given in (("--degrade", bool(steps)), ("--percentile", percentile is not None)):
+        if given and not deadline:
+            raise InputError(f"{flag} needs a promise to be kept.", "Add --deadline, such as --deadline 100ms.")
+    if max_cost is not None and not 0 <= max_cost < float("inf"):
+        raise InputError(f"--max-cost is {max_cost:g}.", "Use a number from 0, such as 0.02.")
+    if percentile is not None and not 50 <= percentile <= 99.9:
+        raise InputError(f"--percentile is {percentile:g}.", "Use a number from 50 to 99.9.")
+    within = parse_milliseconds(deadline) if deadline else None
+    return Qos(within, Privacy(privacy), node, 95.0 if percentile is None else percentile, max_cost, steps)
 
 
 def run(
@@ -44,6 +65,10 @@ def run(
     deadline: Annotated[str | None, typer.Option("--deadline", help="Answer within, such as 100ms.")] = None,
     privacy: Annotated[str, typer.Option("--privacy", help="local, fleet or any.")] = "any",
     node: Annotated[str | None, typer.Option("--node", help="Only this node may answer.")] = None,
+    max_cost: Annotated[float | None, typer.Option("--max-cost", help="Most that the request may cost.")] = None,
+    degrade: Annotated[
+        str | None, typer.Option("--degrade", help="When nobody near is in time: far, refuse or far,refuse.")
+    ] = None,
     json: Json = False,
     home: Home = None,
     fleet: Fleet = None,
@@ -60,7 +85,7 @@ def run(
     if output is not None:
         check_target(output)
     chosen = settings(fleet_flags(home, fleet, join, config))
-    answer, told, labels = in_loop(_ask(chosen, model, data, qos_of(deadline, privacy, node)))
+    answer, told, labels = in_loop(_ask(chosen, model, data, qos_of(deadline, privacy, node, max_cost, degrade)))
     drawn = output if "detections" in told else None
     if drawn is not None:
         _draw(data, answer, labels, drawn)

@@ -42,6 +42,15 @@ def watch(
     deadline: Annotated[str | None, typer.Option("--deadline", help="Each answer within, such as 100ms.")] = None,
     privacy: Annotated[str, typer.Option("--privacy", help="local, fleet or any.")] = "any",
     node: Annotated[str | None, typer.Option("--node", help="Only this node may answer.")] = None,
+    percentile: Annotated[
+        float | None,
+        typer.Option("--percentile", help="So many of 100 answers within it, 50 to 99.9; else 95."),
+    ] = None,
+    max_cost: Annotated[float | None, typer.Option("--max-cost", help="Most that one frame may cost.")] = None,
+    degrade: Annotated[
+        str | None,
+        typer.Option("--degrade", help="Give up in this order when nobody is in time: rate,input,model,far,refuse."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Record an .mp4 with boxes drawn.")] = None,
     display: Annotated[
         str | None, typer.Option("--display", help="terminal or none; else terminal when there is one.")
@@ -82,7 +91,7 @@ def watch(
     if display not in (None, "terminal", "none"):
         raise InputError(f"--display is {display!r}.", "Use terminal or none.")
     chosen = settings(fleet_flags(home, fleet, join, config))
-    qos = qos_of(deadline, privacy, node)
+    qos = qos_of(deadline, privacy, node, max_cost, degrade, percentile, stream=True)
     follow = _follow(track, line or [], zone or [])
     opened = open_source(source, loop=loop, realtime=realtime)
     shown = display or ("terminal" if sys.stderr.isatty() and not json else "none")
@@ -199,6 +208,17 @@ async def _watch(
         return summary
 
 
+def _tell_promise(told: dict[str, Any]) -> None:
+    out = console()
+    if "reason" in told:
+        style = "default" if told["level"] == "kept" else "yellow"
+        out.print(f"[{style}]  {escape(told['reason'])}[/]")
+    for change in told["changes"]:
+        verb = "given up" if change["given_up"] else "taken back"
+        text = f"  {change['time']} frame {change['frame']}: {verb}: {change['step']}, because {change['because']}"
+        out.print(f"[dim]{escape(text)}[/]")
+
+
 def _tell_tracking(told: dict[str, Any]) -> None:
     out = console()
     out.print(f"  {told['tracks']} objects tracked by {escape(told['tracker'])} over {told['frames']} frames")
@@ -235,6 +255,8 @@ def tell(summary: Summary) -> None:
     if told["served_by"]:
         served = ", ".join(f"{service} {count}" for service, count in told["served_by"].items())
         out.print(f"  served by {served}; moved {told['moved']} times")
+    if told["promise"]:
+        _tell_promise(told["promise"])
     if told["tracking"]:
         _tell_tracking(told["tracking"])
     if told["stages_ms"]:

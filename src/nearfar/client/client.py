@@ -23,13 +23,14 @@ from nearfar.errors import (
     UnknownModel,
     Unreachable,
 )
-from nearfar.fleet.events import RequestAnswered, RequestFailed, RequestSent
+from nearfar.fleet.events import PromiseBroken, RequestAnswered, RequestFailed, RequestSent
 from nearfar.fleet.snapshot import Snapshot
 from nearfar.mesh.base import Buffer, Mesh, Message
 from nearfar.node import keys
 from nearfar.node.prober import Prober
 from nearfar.node.worker import Description
 from nearfar.placement.decide import Decision, decide
+from nearfar.placement.late import refused_as_late
 from nearfar.placement.policies.base import Policy
 from nearfar.placement.policies.registry import load as load_policy
 from nearfar.types.ids import ModelName, NodeId, ServiceId, StreamId, node_of
@@ -119,6 +120,10 @@ class Client:
             prober.follow(node for node, view in snapshot.nodes.items() if view.alive and node != self.me)
             await asyncio.sleep(0.25)
 
+    def promise_broken(self, service: ServiceId, deadline: Milliseconds, reason: str) -> None:
+        """A stream's promise was broken at a service: new requests keep away for a while. `reason` is for people."""
+        self.view.add(PromiseBroken(service, deadline, Seconds(time.monotonic()), reason))
+
     # -- asking -----------------------------------------------------------------------------------------------------
 
     async def infer(
@@ -146,11 +151,17 @@ class Client:
         *,
         stream: StreamId | None = None,
         incumbent: ServiceId | None = None,
+        forecast: Milliseconds | None = None,
     ) -> Answer:
-        """An image in; `boxes`, `scores` and `class_ids` (or a classifier's `scores`, `class_ids`) out."""
+        """An image in; `boxes`, `scores` and `class_ids` (or a classifier's `scores`, `class_ids`) out.
+
+        `forecast`: what the stream's monitor expects of the incumbent, when it sees the promise in danger there.
+        """
         head = CallHead(Operation.SEE, 0.0, (), (image.kind.value, image.width, image.height))
         frame = FRAME.get()
         request = Request(model, self.me, Bytes(image.nbytes), qos=qos, stream=stream, incumbent=incumbent, frame=frame)
+        if forecast is not None:
+            request = msgspec.structs.replace(request, forecast=forecast)
         return await self._ask(request, head, [image.buffer])
 
     async def described(self, answer: Answer, timeout: float = 2.0) -> Description | None:
@@ -196,6 +207,8 @@ class Client:
                 self.listeners.decided(request, decision, snapshot, now)
             if decision.chosen is None:
                 raise self._nobody(request.model, decision, attempts)
+            if decision.late and (refused := refused_as_late(self.snapshot(), request, decision, now)) is not None:
+                raise refused
             service = decision.chosen
             try:
                 return await self._attempt(service, request, head, body, start, end, attempts)

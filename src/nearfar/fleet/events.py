@@ -104,6 +104,15 @@ class RequestFailed(msgspec.Struct, frozen=True, tag=True):
     """How long this client waited for it. A missed deadline that the service could not have kept is the caller's."""
 
 
+class PromiseBroken(msgspec.Struct, frozen=True, tag=True):
+    """More answers of a stream of ours were late or lost at the service than it was promised; `reason` has figures."""
+
+    service: ServiceId
+    deadline: Milliseconds
+    at: Seconds
+    reason: str = ""
+
+
 Event = (
     RequestSent
     | RequestAnswered
@@ -117,4 +126,5 @@ Event = (
     | NodeVanished
     | NodeForgotten
     | LinkMeasured
+    | PromiseBroken
 )

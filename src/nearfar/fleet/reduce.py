@@ -18,6 +18,7 @@ from nearfar.fleet.events import (
     NodeForgotten,
     NodeReported,
     NodeVanished,
+    PromiseBroken,
     RequestAnswered,
     RequestFailed,
     RequestSent,
@@ -27,6 +28,7 @@ from nearfar.fleet.events import (
     ServiceVanished,
 )
 from nearfar.fleet.snapshot import FRESH, LinkView, NodeView, Observed, ServiceView, Snapshot
+from nearfar.fleet.unreliable import UNRELIABLE_MOST, Unreliable, answered, broken, failed, fewer
 from nearfar.types.ids import ModelName, NodeId, ServiceId, VariantId, node_of, service_id
 from nearfar.types.telemetry import LinkReport, ServiceReport, ServiceState
 from nearfar.types.units import Bytes, Milliseconds, Seconds
@@ -76,7 +78,7 @@ def prune(snapshot: Snapshot, now: Seconds, after: Seconds = FORGET_AFTER) -> Sn
 class Draft:
     """A snapshot in the making. A mapping is copied when it is first written to."""
 
-    __slots__ = ("_base", "_models", "_own", "links", "nodes", "observed", "pending", "services")
+    __slots__ = ("_base", "_models", "_own", "links", "nodes", "observed", "pending", "services", "unreliable")
 
     def __init__(self, base: Snapshot) -> None:
         self._base = base
@@ -88,6 +90,7 @@ class Draft:
         self.links: dict[tuple[NodeId, NodeId], LinkView] = base.links  # type: ignore[assignment]
         self.pending: dict[ServiceId, int] = base.pending  # type: ignore[assignment]
         self.observed: dict[ServiceId, Observed] = base.observed  # type: ignore[assignment]
+        self.unreliable: dict[ServiceId, Unreliable] = base.unreliable  # type: ignore[assignment]
 
     def freeze(self) -> Snapshot:
         base = self._base
@@ -100,7 +103,9 @@ class Draft:
                 else:
                     merged.pop(model, None)
             by_model = merged
-        return Snapshot(base.me, self.nodes, self.services, by_model, self.links, self.pending, self.observed)
+        return Snapshot(
+            base.me, self.nodes, self.services, by_model, self.links, self.pending, self.observed, self.unreliable
+        )
 
     def _writable(self, name: str) -> None:
         if name not in self._own:
@@ -134,6 +139,16 @@ class Draft:
         if len(self.observed) > OBSERVED_MOST:
             self._drop_oldest()
 
+    def put_unreliable(self, service: ServiceId, unreliable: Unreliable | None) -> None:
+        """None: nothing is held against it any more."""
+        self._writable("unreliable")
+        if unreliable is None:
+            self.unreliable.pop(service, None)
+            return
+        self.unreliable[service] = unreliable
+        if len(self.unreliable) > UNRELIABLE_MOST:
+            self.unreliable = fewer(self.unreliable)
+
     def _drop_oldest(self) -> None:
         """Keep the newer half, failing services before others: else load would jump at the dead."""
 
@@ -154,7 +169,7 @@ class Draft:
 
     def forget_service(self, service: ServiceId) -> None:
         self._members(service).discard(service)
-        for name in ("services", "pending", "observed"):
+        for name in ("services", "pending", "observed", "unreliable"):
             if service in getattr(self, name):
                 self._writable(name)
                 del getattr(self, name)[service]
@@ -208,6 +223,10 @@ def apply(draft: Draft, event: Event) -> None:
                 draft.forget_node(event.node)
         case LinkMeasured():
             draft.put_link(event.source, event.report, event.at)
+        case PromiseBroken():
+            if event.service in draft.services:
+                old = draft.unreliable.get(event.service)
+                draft.put_unreliable(event.service, broken(old, event.deadline, event.reason, event.at))
         case _ as never:
             assert_never(never)
 
@@ -262,6 +281,8 @@ def _pardon(draft: Draft, service: ServiceId) -> None:
     if observed is not None:
         failures = min(observed.failures, QUARANTINE - 1)
         draft.put_observed(service, msgspec.structs.replace(observed, failures=failures, ratio=1.0, queued=0))
+    if service in draft.unreliable:
+        draft.put_unreliable(service, None)
 
 
 def _answered(draft: Draft, event: RequestAnswered) -> None:
@@ -269,6 +290,8 @@ def _answered(draft: Draft, event: RequestAnswered) -> None:
     view = draft.services.get(service)
     if view is None:
         return
+    if (unreliable := draft.unreliable.get(service)) is not None and answered(unreliable, at) is not unreliable:
+        draft.put_unreliable(service, answered(unreliable, at))
     old = draft.observed.get(service, _NO_OBSERVATION)
     ratio = old.ratio
     measured = stages.preprocess + stages.inference + stages.postprocess
@@ -300,6 +323,8 @@ def _failed(draft: Draft, event: RequestFailed) -> None:
         # It just said that its queue is full, up to half a second before its telemetry will.
         draft.put_observed(service, msgspec.structs.replace(old, queued=view.report.queue_limit, queued_at=at))
     elif event.code not in BLAMELESS and not (event.code == "deadline-exceeded" and _too_early(event, view, old)):
+        if (unreliable := draft.unreliable.get(service)) is not None and failed(unreliable, at) is not unreliable:
+            draft.put_unreliable(service, failed(unreliable, at))
         draft.put_observed(
             service, msgspec.structs.replace(old, failures=old.failures + 1, error=event.code, failed_at=at)
         )

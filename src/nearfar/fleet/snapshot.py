@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from nearfar.fleet.unreliable import Unreliable
 from nearfar.types.ids import ModelName, NodeId, ServiceId
 from nearfar.types.telemetry import NodeReport, ServiceReport, ServiceState
 from nearfar.types.units import Bytes, BytesPerSecond, Milliseconds, Ratio, Seconds
@@ -93,6 +94,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     pending: Mapping[ServiceId, int] = {}
     """Requests of this client that are under way; services with none are absent."""
     observed: Mapping[ServiceId, Observed] = {}
+    unreliable: Mapping[ServiceId, Unreliable] = {}
+    """Services at which a promise to this client's streams was broken; empty in the usual case."""
 
 
 def freshness(view: ServiceView | NodeView, now: Seconds) -> Seconds:

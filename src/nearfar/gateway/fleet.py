@@ -78,6 +78,7 @@ def services_as_json(snapshot: Snapshot, now: Seconds) -> list[dict[str, Any]]:
                 "failed": report.failed,
                 "refused": report.refused,
                 "service_ms": round(report.service_ms, 3),
+                "cost": report.cost,
                 "memory": report.memory,
                 "stages": _stages(report),
                 "failures_seen_here": observed.failures if observed else 0,

@@ -1,12 +1,17 @@
-"""What a caller may state in headers, on every path: `Nearfar-Deadline`, `-Privacy`, `-Node`, `-Stream`."""
+"""What a caller may state in headers, on every path: `Nearfar-Deadline`, `-Privacy`, `-Node`, `-Stream`, `-Max-Cost`,
+`-Degrade`.
+
+A percentile is of no use to one request, so there is no header for it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from nearfar.errors import InputError
 from nearfar.types.ids import is_name
-from nearfar.types.request import STAGE_NAMES, Answer, Privacy, Qos
+from nearfar.types.request import FOR_ONE, STAGE_NAMES, Answer, Degrade, Privacy, Qos, parse_degrade
 from nearfar.types.units import Milliseconds, parse_milliseconds
 
 LONGEST_DEADLINE_MS = 600_000.0
@@ -23,6 +28,8 @@ def stated(headers: Iterable[tuple[bytes, bytes]], default_deadline_ms: float = 
     deadline = Milliseconds(default_deadline_ms) if default_deadline_ms else None
     privacy = Privacy.ANY
     node: str | None = None
+    cost: float | None = None
+    degrade: tuple[Degrade, ...] = ()
     for name, value in headers:
         if not name.startswith(b"nearfar-"):
             continue
@@ -46,7 +53,24 @@ def stated(headers: Iterable[tuple[bytes, bytes]], default_deadline_ms: float = 
                     "Use lower-case letters, digits, '.', '_' and '-', at most 64.",
                 )
             stream = text
-    return Qos(deadline, privacy, node), stream
+        elif name == b"nearfar-max-cost":
+            cost = _cost(text)
+        elif name == b"nearfar-degrade":
+            try:
+                degrade = parse_degrade(text, FOR_ONE)
+            except InputError as error:
+                raise InputError(f"Nearfar-Degrade: {error.message}", error.hint) from None
+    return Qos(deadline, privacy, node, max_cost=cost, degrade=degrade), stream
+
+
+def _cost(text: str) -> float:
+    try:
+        cost = float(text)
+    except ValueError:
+        cost = math.nan
+    if not (0 <= cost < math.inf):
+        raise InputError(f"Nearfar-Max-Cost is {text[:40]!r}.", "Use a number from 0, such as 0.02.")
+    return cost
 
 
 def told(answer: Answer) -> list[tuple[bytes, bytes]]:

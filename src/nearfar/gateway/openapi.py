@@ -71,6 +71,12 @@ _QOS = [
         "The stream that this request belongs to: it stays where it is, and leaves a trail.",
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
     ),
+    _header("Nearfar-Max-Cost", "The most that this request may cost.", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$"),
+    _header(
+        "Nearfar-Degrade",
+        "What to give up when nobody near is in time: ask a far end, or be refused at once with 503.",
+        enum=["refuse", "far", "far,refuse"],
+    ),
 ]
 
 _TENSOR: dict[str, Any] = {

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from nearfar.client.client import Client
+from nearfar.client.listening import Choices
 from nearfar.errors import Cancelled, NearfarError
 from nearfar.lab.plan import Birth
 from nearfar.mesh.impaired import ImpairedMesh, Impairment
@@ -127,7 +128,7 @@ class Player:
         self._late: list[float] = []
         self._attempts: dict[asyncio.Task[None], int] = {}
         self._begin = 0.0
-        client.on_decision = self._decided
+        client.listeners.add(Choices(self._decided))
 
     def _decided(self, request: Request, decision: Decision) -> None:
         task = asyncio.current_task()

@@ -115,6 +115,7 @@ class Assembler:
             slowdown=self._settings.emulate.compute,
             stuck_after=node.stuck_after_ms / 1000,
             impairment=impairment(self._settings),
+            cost=node.cost,
         )
 
     def stored(self) -> list[ModelName]:

@@ -88,6 +88,7 @@ class Meter:
             profile_ms=self.profile_ms,
             stages=stages,
             memory=resident_memory(),
+            cost=spec.cost,
         )
 
 

@@ -32,6 +32,8 @@ class ServiceSpec(msgspec.Struct, frozen=True):
     stuck_after: float = 0.0
     """Seconds after which an inference that has not ended ends the process; 0 for never."""
     impairment: Impairment = Impairment()
+    cost: float = 0.0
+    """Price of one request, as the node's settings state it."""
 
     @property
     def service(self) -> ServiceId:

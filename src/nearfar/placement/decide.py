@@ -14,11 +14,12 @@ import msgspec
 from nearfar.errors import NearfarError, NoCandidate, UnknownModel
 from nearfar.fleet.snapshot import ServiceView, Snapshot
 from nearfar.placement.expectation import Expectation, expect
-from nearfar.placement.filters import absent, refuse
+from nearfar.placement.filters import RESERVE, absent, refuse
 from nearfar.placement.policies.base import SHOWN, Policy, Ranked
+from nearfar.placement.qos import gives_up
 from nearfar.placement.refusal import Refusal
 from nearfar.types.ids import NodeId, ServiceId, service_id
-from nearfar.types.request import Privacy, Request
+from nearfar.types.request import Degrade, Privacy, Request
 from nearfar.types.units import Seconds
 
 SMALL = 64
@@ -90,6 +91,8 @@ def decide(
     else:
         may_draw = _draw(sieve, ids, rng, policy.sample)
     candidates = sieve.candidates
+    if not candidates:
+        sieve.take_reserve()
     if not candidates or everyone or len(snapshot.nodes) <= SMALL_FLEET:
         sieve.refuse_all(absent(snapshot, request))
     if not candidates:
@@ -105,6 +108,8 @@ def decide(
     if ranked[0].late and may_draw and policy.sample is not None:
         # Of those drawn none keeps the deadline; another may. Once, as a deadline may also be beyond everybody.
         sieve.look_at(_some(ids, rng, _AGAIN * policy.sample))
+        ranked = policy.rank(snapshot, request, candidates, now, rng)
+    if sieve.reserve and _is_late(snapshot, request, ranked[0], now) and sieve.take_reserve():
         ranked = policy.rank(snapshot, request, candidates, now, rng)
     best = ranked[0]
     expected = best.expected
@@ -125,10 +130,15 @@ def decide(
     )
 
 
+def _is_late(snapshot: Snapshot, request: Request, best: Ranked, now: Seconds) -> bool:
+    expected = best.expected or expect(snapshot, request, snapshot.services[best.service], now)
+    return best.late or not expected.keeps(request.qos.deadline)
+
+
 class _Sieve:
     """Runs services through the filters and keeps both sides."""
 
-    __slots__ = ("candidates", "considered", "now", "refusals", "refused", "request", "seen", "snapshot")
+    __slots__ = ("candidates", "considered", "now", "refusals", "refused", "request", "reserve", "seen", "snapshot")
 
     def __init__(self, snapshot: Snapshot, request: Request, now: Seconds) -> None:
         self.snapshot = snapshot
@@ -138,6 +148,8 @@ class _Sieve:
         self.refusals: list[Refusal] = []
         self.refused = 0
         self.considered = 0
+        self.reserve: list[tuple[Refusal, ServiceView]] = []
+        """Refused, but better than nothing: `filters.RESERVE`."""
         self.seen: set[ServiceId] = set()
 
     def look_at(self, ids: Iterable[ServiceId], enough: int | None = None) -> None:
@@ -158,7 +170,29 @@ class _Sieve:
                 self.refused += 1
                 if len(self.refusals) < REFUSALS:
                     self.refusals.append(refusal)
+                if refusal.code in RESERVE:
+                    self.reserve.append((refusal, view))
         self.considered = len(seen)
+
+    def take_reserve(self) -> bool:
+        """Take back refusals that hold only while somebody else is in time; whether there were any.
+
+        A far end is taken when the caller may be sent there now. A service that broke a promise is taken unless the
+        caller would rather be refused than late.
+        """
+        qos = self.request.qos
+        late_is_better = not gives_up(qos, Degrade.REFUSE)
+        taken = [
+            (refusal, view)
+            for refusal, view in self.reserve
+            if (late_is_better if refusal.code == "unreliable" else gives_up(qos, Degrade.FAR))
+        ]
+        back = {id(refusal) for refusal, _ in taken}
+        self.refusals = [refusal for refusal in self.refusals if id(refusal) not in back]
+        self.refused -= len(taken)
+        self.reserve = []
+        self.candidates += [view for _, view in taken]
+        return bool(taken)
 
     def refuse_all(self, refusals: list[Refusal]) -> None:
         self.refusals += refusals[: max(REFUSALS - len(self.refusals), 0)]

@@ -1,7 +1,8 @@
 """May this service take this request at all? A fixed chain; the first filter that says no gives the reason.
 
-health -> excluded -> pinned node -> privacy -> compute (queue) -> memory -> quarantine. That a model is present at all
-is decided before the chain, as a node without a service for it has no service to look at (`absent`).
+health -> excluded -> pinned node -> privacy -> cost -> far -> compute (queue) -> memory -> quarantine -> unreliable.
+That a model is present at all is decided before the chain, as a node without a service for it has no service to look at
+(`absent`).
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 from nearfar.fleet.reduce import QUARANTINE
 from nearfar.fleet.snapshot import FRESH, ServiceView, Snapshot, service_health
 from nearfar.placement.refusal import Refusal
-from nearfar.types.ids import node_of, service_id
-from nearfar.types.request import Privacy, Request
+from nearfar.types.ids import ServiceId, node_of, service_id
+from nearfar.types.request import Degrade, Privacy, Request
 from nearfar.types.telemetry import ServiceState
 from nearfar.types.units import Seconds, show_bytes
 
@@ -21,6 +22,8 @@ FAR_RUNTIMES = frozenset({"remote"})
 BACKOFF = Seconds(2.0)
 """Quarantine after the third failure in a row; doubled by each further one."""
 LONGEST_BACKOFF = Seconds(30.0)
+RESERVE = frozenset({"far", "unreliable"})
+"""Refusals that `decide` takes back when nobody else keeps the deadline: late, or dear, may be better than nothing."""
 
 _ANY = Privacy.ANY
 _LOCAL = Privacy.LOCAL
@@ -51,6 +54,12 @@ def refuse(snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds
         if qos.privacy is _LOCAL and (report.node != request.origin or node_of(service) != request.origin):
             return Refusal(service, "private", f"privacy is local and the data is on {request.origin}")
 
+    if qos.max_cost is not None and report.cost > qos.max_cost:
+        reason = f"one request costs {report.cost:g} there, and at most {qos.max_cost:g} is allowed"
+        return Refusal(service, "cost", reason)
+    if qos.degrade and Degrade.FAR in qos.degrade and (report.runtime in FAR_RUNTIMES or report.cost > 0):
+        return Refusal(service, "far", "it is far or costs money, and is asked only when nothing near is in time")
+
     pending = snapshot.pending.get(service, 0)
     observed = snapshot.observed.get(service)
     limit = report.queue_limit
@@ -76,6 +85,20 @@ def refuse(snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds
         if pending:
             # One request probes it; a gateway's whole load must not jump at a service that just failed.
             return Refusal(service, "quarantined", f"{observed.failures} failures in a row; one request is probing it")
+    return _unreliable(snapshot, request, service, pending, now) if snapshot.unreliable else None
+
+
+def _unreliable(snapshot: Snapshot, request: Request, service: ServiceId, pending: int, now: Seconds) -> Refusal | None:
+    """Kept out are requests with a deadline that is no longer than the one that was not kept."""
+    known, deadline = snapshot.unreliable.get(service), request.qos.deadline
+    if known is None or known.probed or deadline is None or deadline > known.deadline:
+        return None
+    left = known.until - now
+    if left > 0:
+        reason = f"it broke a promise of {known.deadline:g} ms ({known.reason}); tried again in {left:.1f} s"
+        return Refusal(service, "unreliable", reason)
+    if pending:
+        return Refusal(service, "unreliable", f"it broke a promise of {known.deadline:g} ms; one request is probing it")
     return None
 
 

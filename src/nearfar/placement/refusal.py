@@ -27,10 +27,14 @@ CODES: Mapping[str, str] = {
     "excluded": "it already failed this very request",
     "pinned": "the request names another node",
     "private": "the request's data may not travel there",
+    "cost": "one request costs more there than the caller allows",
+    "far": "a far end or paid service, asked only when nothing near keeps the promise (`degrade` has `far`)",
     "not-served": "the node runs no service for the model",
     "queue-full": "the service's queue is full",
     "memory": "the node has almost no memory left",
     "quarantined": "several requests in a row failed there; it is tried again after a while",
+    "unreliable": "a promise was broken there; it is tried again after a while",
+    "late": "it would answer after the deadline, and the caller would rather be refused (`degrade` has `refuse`)",
     "unknown-model": "no node of the fleet serves the model or has it in its store",
 }
 """Every code a refusal can have, with its meaning."""

@@ -7,6 +7,7 @@ be slow, to fail, to crash, to hang and to eat memory::
     behaviour = "identity"          # each output is the input of the same place | "constant" | "zeros"
     value = 0.5                     # of every element, for "constant"
     delay_ms = 20                   # per call: a number, [low, high] uniform, or {median = 20, sigma = 0.3} log-normal
+    delay_step_ms = 0.5             # each call takes so much longer than the one before: a board that gets hot
     seed = 7                        # of the delays; the same seed gives the same sequence
     delay_file = ""                 # a file whose number multiplies each delay; may change, be absent or come later
     load_ms = 100                   # how long loading takes
@@ -103,6 +104,7 @@ class FakeModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allocate_at_load_mib: NotNegative = 0.0
     delay_file: str = ""
     load_while: str = ""
+    delay_step_ms: NotNegative = 0.0
 
     def delays(self) -> _Delays:
         return _Delays(self)
@@ -230,7 +232,7 @@ class LoadedFake(LoadedVariant):
         if self.calls == model.hang_at:
             threading.Event().wait()  # for ever, as a driver that waits for its device
         self._keep(model.allocate_mib)
-        if delay := self._delays.next():
+        if delay := self._delays.next() + model.delay_step_ms * self.calls:
             time.sleep(delay / 1000)
         if model.fail_every and self.calls % model.fail_every == 0:
             raise InferenceError(f"The fake failed on call {self.calls}, as told.", "Call again.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from nearfar.errors import InputError
 from nearfar.types.detections import Detections
 from nearfar.types.ids import ModelName, ServiceId, StreamId
 from nearfar.types.tensor import Tensor
@@ -44,6 +45,26 @@ class Degrade(StrEnum):
     """Say no at once instead of answering late."""
 
 
+FOR_ONE = (Degrade.FAR, Degrade.REFUSE)
+"""What a single request can give up; the others need a stream of them."""
+
+
+def parse_degrade(text: str, among: Sequence[Degrade] = tuple(Degrade)) -> tuple[Degrade, ...]:
+    """An ordered list such as `rate,input,refuse`. Raises `InputError` for a word not `among`, or one that is repeated.
+
+    >>> [step.value for step in parse_degrade("rate, refuse")]
+    ['rate', 'refuse']
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    known = ", ".join(step.value for step in among)
+    for word in words:
+        if word not in [step.value for step in among]:
+            raise InputError(f"{word[:40]!r} cannot be given up here.", f"Use some of {known}, in your order.")
+    if len(set(words)) < len(words):
+        raise InputError(f"{text[:80]!r} names something twice.", f"Use some of {known}, each once.")
+    return tuple(Degrade(word) for word in words)
+
+
 class Qos(msgspec.Struct, frozen=True):
     """What the caller needs. Without a deadline, sooner is better and nothing is refused for being late."""
 
@@ -76,6 +97,9 @@ class Request(msgspec.Struct, frozen=True):
     """Services that already failed this very request."""
     frame: int | None = None
     """Number of the stream's frame that it carries, for its trail; None when it is no frame."""
+    forecast: Milliseconds | None = None
+    """What the stream's monitor expects of the incumbent soon, when it sees the promise threatened or broken there:
+    then no hysteresis holds the stream to it. None while the promise is kept."""
 
 
 FRAME: ContextVar[int | None] = ContextVar("frame", default=None)

@@ -1,7 +1,8 @@
 """Raw pixels or JPEG: whichever reaches the service's model sooner over the link that is there.
 
 An image is not scaled down to the model's input before it is sent: that would save more, but the service would then
-resize an image that was resized already, and its answers would differ from those for the frame itself.
+resize an image that was resized already, and its answers would differ from those for the frame itself. Only a user who
+would rather give that up than the deadline gets it (`shrink.py`).
 """
 
 from __future__ import annotations

@@ -87,9 +87,9 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class Counts(Protocol):
-    """What tells of a stream that is tracked; `tracking.follow.Follow` does."""
+    """What tells of a stream beside its frames: `tracking.follow.Follow`, `promise.Keeper`."""
 
-    def to_dict(self) -> dict[str, Any]: ...
+    def to_dict(self) -> dict[str, Any] | None: ...
 
     def words(self) -> str: ...
 
@@ -123,6 +123,8 @@ class Summary:
         """Tracks, lines and zones; None when nothing tracks."""
         self.stream = ""
         """Id of the stream, by which `nearfar explain` knows its trail; empty when it has none."""
+        self.promise: Counts | None = None
+        """How the promise stands and what was given up for it; its `words` are empty when nothing was promised."""
         self._last: ServiceId | None = None
         self._started = time.monotonic()
         self._stopped: float | None = None
@@ -197,6 +199,7 @@ class Summary:
             "moves": [msgspec.to_builtins(move) for move in self.moves],
             "stages_ms": {name: _quantiles(histogram) for name, histogram in self.stages.items()},
             "tracking": None if self.tracking is None else self.tracking.to_dict(),
+            "promise": None if self.promise is None else self.promise.to_dict(),
             "reconnects": self.reconnects,
             "corrupt": self.corrupt,
             "wall_s": round(self.wall_s, 3),

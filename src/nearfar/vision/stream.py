@@ -22,10 +22,11 @@ from nearfar.errors import DeadlineExceeded, MeshError, NearfarError, NoCandidat
 from nearfar.types.ids import ModelName, ServiceId, StreamId
 from nearfar.types.image import ImageKind
 from nearfar.types.request import FRAME, Answer, Qos
-from nearfar.types.units import Milliseconds, Seconds
+from nearfar.types.units import Bytes, Milliseconds, Seconds
 from nearfar.vision.base import Frame, Seer, Source
 from nearfar.vision.encode import Encoder
 from nearfar.vision.latest import Latest
+from nearfar.vision.promise import Keeper
 from nearfar.vision.results import FrameResult, Outcome, Summary
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Watch:
         self.summary = Summary()
         self.encoder = Encoder(always=always)
         self.incumbent: ServiceId | None = None
+        self.promise = Keeper(seer, model, qos, stream)
+        self.summary.promise = self.promise
         self._source = source
         self._seer = seer
         self._model = model
@@ -189,6 +192,9 @@ class Watch:
             if self._source.live and (pausing := self._pausing()):
                 self._finish(self._dropped(frame, pausing), held=True)
                 continue
+            if skipping := self.promise.skips(frame):
+                self._finish(self._dropped(frame, skipping), held=True)
+                continue
             self._busy += 1
             task = asyncio.create_task(self._see(frame))
             self._requests.add(task)
@@ -200,6 +206,7 @@ class Watch:
         self._busy -= 1
         self._room.set()
         result = self._dropped(frame, STOPPED) if task.cancelled() else task.result()
+        self.promise.ended(result)
         self._finish(result, frame.image, held=True)
 
     async def _back_off(self) -> None:
@@ -237,10 +244,14 @@ class Watch:
         kind: ImageKind | None = None
         try:
             async with asyncio.timeout(self._patience):
-                rtt_ms, bandwidth = self._seer.link_to(self._model, self.incumbent)
-                image, encode_ms = await self.encoder.prepare(frame, rtt_ms, bandwidth)
-                kind = image.kind
-                answer = await self._seer.see(self._model, image, qos, stream=self._stream, incumbent=self.incumbent)
+                plan = self.promise.plan(qos, (taken - since) * 1e3)
+                rtt_ms, bandwidth = self._seer.link_to(plan.model, self.incumbent)
+                fitted, shrink_ms = await plan.fit(frame)
+                image, encode_ms = await self.encoder.prepare(fitted, rtt_ms, bandwidth)
+                encode_ms += shrink_ms
+                kind, self.promise.size = image.kind, Bytes(image.nbytes)
+                more = {"stream": self._stream, "incumbent": self.incumbent} | plan.more
+                answer = self.promise.restored(await self._seer.see(plan.model, image, plan.qos, **more), fitted, frame)
         except NearfarError as found:
             error = found
         except TimeoutError:
@@ -337,6 +348,7 @@ class Watch:
             self.stop(f"results could not be delivered: {type(error).__name__}: {error}")
 
     def _close_summary(self) -> None:
+        self.promise.close()
         self.summary.read = self._latest.accepted
         self.summary.error = self.summary.error or self._latest.error
         self.summary.reconnects, self.summary.corrupt = self._source.reconnects, self._source.corrupt

@@ -150,6 +150,9 @@ class Dashboard:
         lines: list[Any] = [line, counts, self._sees()]
         if summary.tracking is not None:
             lines.append(Text(summary.tracking.words(), style="cyan", no_wrap=True, overflow="ellipsis"))
+        if summary.promise is not None and (told := summary.promise.words()):
+            style = "grey62" if " is kept: " in told else "yellow"
+            lines.append(Text(told, style=style, no_wrap=True, overflow="ellipsis"))
         if summary.drops and tall:
             reasons = ", ".join(f"{reason.partition(':')[0]} {n}" for reason, n in summary.drops.most_common())
             lines.insert(2, Text(f"dropped by {reasons}", style="grey62", no_wrap=True, overflow="ellipsis"))
@@ -284,6 +287,8 @@ def line_of(summary: Summary) -> str:
     servers = ", ".join(f"{name} {n}" for name, n in sorted(summary.served.items())) or "nobody"
     total = summary.stages.get("total")
     counted = f"; {summary.tracking.words()}" if summary.tracking is not None else ""
+    promised = summary.promise.words() if summary.promise is not None else ""
+    counted += f"; {promised}" if promised else ""
     times = "/".join(milliseconds(total.quantile(q)) for q in (0.5, 0.95, 0.99)) if total else "-"
     return (
         f"{clock(summary.wall_s)} read {summary.read} {counts}; {summary.fps:.1f}/s; "

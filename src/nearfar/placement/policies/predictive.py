@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from nearfar.errors import SettingsError
 from nearfar.fleet.snapshot import ServiceView, Snapshot
-from nearfar.placement.expectation import expect, link_to
+from nearfar.placement.expectation import Expectation, expect, link_to
 from nearfar.placement.policies.base import Ranked
-from nearfar.types.ids import NodeId
+from nearfar.types.ids import NodeId, ServiceId
 from nearfar.types.request import Request
 from nearfar.types.units import Milliseconds, Seconds
 
@@ -25,6 +25,8 @@ class Predictive:
     `hysteresis`: an incumbent stays unless another is better by more than this share of the incumbent's time and by at
     least `least_gain`, or unless the incumbent would be late and another would not. `settled`: an incumbent that is
     expected within this share of the deadline, jitter included, stays whatever others offer; 0 switches that off.
+    Neither holds a request that carries a `forecast`: its stream's monitor saw the promise threatened at the incumbent,
+    which then counts with what is forecast of it.
     `tie`: within this share of the best, one is taken at random, so that gateways with the same snapshot do not all
     pick the same service. Raises `SettingsError` for a share outside 0 to 1, a negative gain or a sample below 2.
     """
@@ -62,20 +64,23 @@ class Predictive:
     ) -> Sequence[Ranked]:
         deadline = request.qos.deadline
         origin = NodeId(request.origin)
+        incumbent, forecast = request.incumbent, request.forecast
         ranked: list[Ranked] = []
         for view in candidates:
             expected = expect(snapshot, request, view, now, link_to(snapshot, origin, view, now))
             late = deadline is not None and expected.total + expected.margin > deadline
-            ranked.append(Ranked(view.report.service, expected.total, late, expected))
+            if forecast is not None and view.report.service == incumbent:
+                ranked.append(_foreseen(incumbent, expected, late, forecast, deadline))
+            else:
+                ranked.append(Ranked(view.report.service, expected.total, late, expected))
         if len(ranked) == 1:
             return ranked
         ranked.sort(key=_order)
         best = ranked[0]
-        incumbent = request.incumbent
         if incumbent is not None:
             for place, entry in enumerate(ranked):
                 if entry.service == incumbent:
-                    if place and self._stays(entry, best, deadline):
+                    if place and self._stays(entry, best, deadline, forecast is not None):
                         ranked.insert(0, ranked.pop(place))
                     if place == 0 or ranked[0] is entry:
                         return ranked
@@ -88,15 +93,27 @@ class Predictive:
             ranked.insert(0, ranked.pop(int(rng.random() * ties)))
         return ranked
 
-    def _stays(self, incumbent: Ranked, best: Ranked, deadline: Milliseconds | None) -> bool:
+    def _stays(self, incumbent: Ranked, best: Ranked, deadline: Milliseconds | None, threatened: bool) -> bool:
         # `best` is late only when all are, as those that keep the deadline come first.
         if incumbent.late and not best.late:
             return False
+        if threatened and not best.late:
+            return not incumbent.cost - best.cost > self.least_gain
         expected = incumbent.expected
-        if deadline is not None and expected is not None and expected.keeps(Milliseconds(self.settled * deadline)):
+        settled = None if deadline is None or threatened else Milliseconds(self.settled * deadline)
+        if settled is not None and expected is not None and expected.keeps(settled):
             # The promise is kept with room to spare: a queue that is longer for one frame must not move a stream.
             return True
         return not incumbent.cost - best.cost > max(self.hysteresis * incumbent.cost, self.least_gain)
+
+
+def _foreseen(
+    service: ServiceId, expected: Expectation, late: bool, forecast: Milliseconds, deadline: Milliseconds | None
+) -> Ranked:
+    """The incumbent of a stream whose monitor sees trouble there: the worse of both expectations."""
+    cost = max(expected.total, forecast)
+    note = f"its stream forecasts {forecast:.1f} ms there"
+    return Ranked(service, cost, late or (deadline is not None and cost > deadline), expected, note)
 
 
 def _order(entry: Ranked) -> tuple[bool, float]:
