@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,24 @@ def test_one_image_is_answered_and_drawn(node: Node, image: Path, tmp_path: Path
     assert said.code == 0 and str(drawn.name) in " ".join(said.out.split())
     picture = cv2.imread(str(drawn))
     assert picture is not None and picture.shape[1] == 160
+
+
+def test_a_picture_that_cannot_be_kept_does_not_cost_the_answer(node: Node, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.png").mkdir()  # stands for a full disk: writing there fails after the answer has come
+    said = on(node, "run", "yard", image, "-o", tmp_path / "out.png")
+    assert said.code == 5 and "cannot be written" in said.sentence
+    assert f"{node.name}/yard" in said.out and "boxes drawn" not in said.out
+
+
+def test_a_node_tells_a_program_how_it_is_reached(tmp_path: Path) -> None:
+    process = start("up", "--json", "--port", "0", "--fleet", "told", "--name", "one", home=tmp_path / "home")
+    assert process.stdout is not None
+    told = json.loads(process.stdout.readline())
+    assert told["node"] == "one" and told["fleet"] == "told" and told["endpoints"]
+    with urllib.request.urlopen(told["gateway"] + "/v2/health/live", timeout=60) as answer:
+        assert answer.status == 200
+    process.send_signal(signal.SIGTERM)
+    assert finish(process).code == 0
 
 
 @pytest.mark.parametrize(
