@@ -192,7 +192,10 @@ def _greet(settings: Settings, node: str, url: str, endpoints: tuple[str, ...], 
     from nearfar.mesh.zenoh_options import loopback
 
     out = console(error=True)
-    out.print(f"[bold]{node}[/] is at [bold cyan]{url}[/] and starts {', '.join(names)}  (Ctrl-C stops it)")
+    told = ", ".join(names)
+    if names == list(settings.node.models) and settings.sources.get("node.models") == "default":
+        told += ", which ships with nearfar (others: --model NAME)"
+    out.print(f"[bold]{node}[/] is at [bold cyan]{url}[/] and starts {told}  (Ctrl-C stops it)")
     out.print(f"[dim]  mesh {', '.join(endpoints)}, fleet {settings.mesh.fleet!r}, state in {settings.home}[/]")
     if settings.mesh.insecure and not settings.mesh.tls_cert and not all(map(loopback, endpoints)):
         out.print("[yellow]  the mesh is open without TLS: whoever is on this network can use this node[/]")
