@@ -31,7 +31,7 @@ def late(key: str, timeout: float) -> DeadlineExceeded:
     """Nobody at the key has answered in so many seconds."""
     return DeadlineExceeded(
         f"{key} did not answer in {timeout * 1000:.0f} ms.",
-        "Allow more time, or see 'nearfar services' for who is slow.",
+        "Allow more time.",
     )
 
 
