@@ -115,7 +115,7 @@ def test_the_verbs_below_models_read_the_settings_file_that_is_named(home: Path,
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
-@pytest.mark.parametrize("words", [["models", "--json"], ["devices"], ["--help"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["models", "--json"], ["devices"], ["--help"], ["fly", "--json"]], ids=" ".join)
 def test_a_full_disk_under_the_output_is_said(home: Path, words: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         process = start(*words, home=home, out=full)

@@ -79,11 +79,11 @@ def main() -> None:
     try:
         try:
             start(as_json=as_json)
+        except NearfarError as error:
+            tell(error, as_json=as_json)
+            sys.exit(error.exit_code)
         finally:
             sys.stdout.flush()  # a full disk is met here, where it can still be told
-    except NearfarError as error:
-        tell(error, as_json=as_json)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
