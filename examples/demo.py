@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.fleet import QUEUE_LIMIT, DemoNode, Overload, node_flags
+from nearfar.cli.watch import times
 from nearfar.client.client import Client
 from nearfar.client.connect import connect
 from nearfar.client.listening import Choices
@@ -155,7 +156,7 @@ def summarize(summary: Summary, story: Story, accuracy: Accuracy, out: Console) 
         out.print(f"  {node:<16} served {count} frames")
     per_class = ", ".join(f"{LABELS[c]} {ap:.3f}" for c, ap in accuracy.per_class.items())
     out.print(f"accuracy against the clip's known truth: AP50 [bold]{accuracy.ap50:.3f}[/] ({per_class})")
-    out.print(f"the stream moved {told['moved']} times; what was decided, and why:")
+    out.print(f"the stream moved {times(told['moved'])}; what was decided, and why:")
     for decision in story.decisions[:8]:
         out.print(f"  [dim]• {decision}[/]")
     if len(story.decisions) > 8:

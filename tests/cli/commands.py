@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 LIMIT = 90.0
 
@@ -36,12 +36,14 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     return {**clean, **own, **(extra or {})}
 
 
-def start(*words: object, home: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start a command in `home`'s parent, without waiting for it; standard output and error are pipes."""
+def start(
+    *words: object, home: Path, env: Mapping[str, str] | None = None, out: int | IO[str] = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """Start a command in `home`'s parent, without waiting for it; standard output (unless told) and error are pipes."""
     return subprocess.Popen(
         [sys.executable, "-m", "nearfar.cli.main", *map(str, words)],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=out,
         stderr=subprocess.PIPE,
         env=environment(home, env),
         cwd=home.parent,
@@ -58,6 +60,7 @@ def finish(process: subprocess.Popen[str], limit: float = LIMIT) -> Said:
         process.kill()
         out, err = process.communicate()
         raise AssertionError(f"{process.args!r} did not end within {limit} s\n{out}\n{err}") from None
+    out = out or ""  # it went elsewhere
     assert "Traceback" not in out + err, f"{process.args!r} shows a traceback\n{err}"
     return Said(process.returncode, out, err)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from nearfar import __version__
-from tests.cli.commands import nearfar
+from tests.cli.commands import finish, nearfar, start
+from tests.runtimes import tiny
 
 VERBS = ["up", "nodes", "services", "models", "run", "watch", "streams", "explain", "devices"]
 SUBVERBS = ["add", "pull", "show", "remove"]
@@ -105,6 +107,57 @@ def test_errors_are_json_when_json_is_asked_for(home: Path) -> None:
     assert said.json["error"]["hint"] and said.json["error"]["refusals"] == []
 
 
+@pytest.mark.parametrize("words", [["run"], ["fly"], ["models", "add"], ["nodes", "--port", "1"]], ids=" ".join)
+def test_errors_of_use_are_json_too(home: Path, words: list[str]) -> None:
+    said = nearfar(*words, "--json", home=home)
+    assert said.code == 2
+    assert said.json["error"]["message"] and said.json["error"]["hint"].endswith("--help'.")
+
+
+def test_every_verb_below_models_takes_json(home: Path, tmp_path: Path) -> None:
+    model = tiny.fake_identity(tmp_path / "x_4.fake")
+    added = nearfar("models", "add", model, "--task", "tensors", "--json", home=home)
+    assert added.json["name"] == "x-4", added.err
+    assert nearfar("models", "show", "x-4", "--json", home=home).json == added.json
+    assert nearfar("models", "remove", "x-4", "--json", home=home).json == {"removed": "x-4"}
+
+
+@pytest.mark.parametrize("words", [["add", "x"], ["pull", "x"], ["show", "yard"], ["remove", "x"]], ids=" ".join)
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_the_verbs_below_models_read_the_settings_file_that_is_named(home: Path, words: list[str], place: str) -> None:
+    (home.parent / "other.toml").write_text("[gateway]\nprot = 1\n")
+    config = ["--config", "other.toml"]
+    said = nearfar("models", *(config + words if place == "before" else words + config), home=home)
+    assert said.code == 2 and "other.toml" in said.sentence, said.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("words", [["models", "--json"], ["devices"], ["--help"], ["fly", "--json"]], ids=" ".join)
+def test_a_full_disk_under_the_output_is_said(home: Path, words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = start(*words, home=home, out=full)
+        said = finish(process)
+    assert said.code == 1 and "No space left on device" in said.err and said.err.rstrip().endswith("disk.")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_file_without_an_end_is_refused_and_not_waited_for(home: Path, kind: str) -> None:
+    path = home.parent / "endless.onnx"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+        said = nearfar("run", "yard", path, home=home)
+        assert said.code == 2 and "too much for a picture" in said.sentence
+    said = nearfar("models", "add", path, home=home, limit=30.0)
+    assert said.code == 3 and "pipe or a device" in said.sentence
+
+
+def test_of_several_endpoints_the_wrong_one_is_named(home: Path) -> None:
+    said = nearfar("nodes", "--join", "tcp/127.0.0.1:9", "--join", "nonsense", home=home)
+    assert said.code == 6 and "--join nonsense is no mesh endpoint" in said.sentence
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -150,8 +203,6 @@ def test_without_any_node_asking_is_refused_with_what_to_start(home: Path, verb:
 
 def test_the_reader_of_the_output_may_leave(home: Path) -> None:
     import subprocess
-
-    from tests.cli.commands import start
 
     process = start("models", "show", "yard", home=home)
     assert process.stdout is not None and process.stderr is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ def test_the_demo_accounts_for_every_frame_and_measures_its_accuracy(tmp_path: P
     done = subprocess.run(
         [sys.executable, "-m", "examples.demo", "--seconds", "10", "--plain", "--out", str(tmp_path)],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # so that its nodes, too, are known by this folder
         capture_output=True,
         text=True,
         timeout=180,

@@ -37,12 +37,12 @@ def made(folder: Path, name: str = "YOLOX_nano 416.onnx", data: bytes = b"model"
 def test_a_known_family_needs_nothing_but_the_file(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     manifest = add_file(store, made(tmp_path), says("onnx", *YOLOX))
-    assert manifest.name == "yolox_nano-416"
+    assert manifest.name == "yolox-nano"
     assert manifest.task is Task.OBJECT_DETECTION
     assert manifest.labels == "coco80"
     assert manifest.provenance["recognised"].startswith("yolox: one output of 3549 cells")
     assert [v.id for v in manifest.variants] == ["onnx-fp32"]
-    assert store.get("yolox_nano-416").manifest == manifest
+    assert store.get("yolox-nano").manifest == manifest
 
 
 def test_options_come_before_what_was_recognised(tmp_path: Path) -> None:
@@ -164,6 +164,15 @@ def test_a_file_with_its_manifest(tmp_path: Path) -> None:
 )
 def test_names_come_from_files(file: str, name: str) -> None:
     assert name_of(file) == name
+
+
+def test_the_name_of_a_file_leaves_the_size_of_its_input_away(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    name = add_file(store, made(tmp_path, "yolox_nano_416.onnx"), says("onnx", *YOLOX)).name
+    assert name == "yolox-nano"
+    assert add_file(store, made(tmp_path, "yolox_nano_7.onnx", b"7"), says("onnx", *YOLOX)).name == "yolox-nano-7"
+    with pytest.raises(ManifestError, match="yard"):  # a name that the package has is refused in either form
+        add_file(store, made(tmp_path, "yard_416.onnx", b"y"), says("onnx", *YOLOX))
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -116,6 +116,14 @@ def test_when_none_keeps_the_deadline_the_best_is_named_and_flagged() -> None:
     assert "but late for 100 ms" in decision.reason
 
 
+def test_late_because_of_jitter_is_told_with_the_jitter() -> None:
+    """Else the sentence contradicts itself: late for 96.51 ms, and expected in less."""
+    world = fleet(service_view("pi/yard", service_ms=20.0), links={"pi": link(10, jitter=60)})
+    decision = choose(world, Request(ModelName("yard"), "here", qos=Qos(deadline=Milliseconds(96.5069))))
+    assert decision.late
+    assert "but late for 96.51 ms with 120.0 ms that jitter may add: expected in 30.0 ms" in decision.reason
+
+
 def test_late_is_told_for_policies_that_do_not_look_at_deadlines() -> None:
     world = fleet(service_view("pi/yard", service_ms=200.0), links={"pi": link(1)})
     request = Request(ModelName("yard"), "here", qos=Qos(deadline=Milliseconds(100)))

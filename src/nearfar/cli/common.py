@@ -84,6 +84,12 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def home_and_config(context: typer.Context, home: Path | None, config: Path | None) -> tuple[Path | None, Path | None]:
+    """--home and --config, which may stand before the verb below `models` as well as behind it."""
+    before_home, before_config = context.obj or (None, None)
+    return home or before_home, config or before_config
+
+
 def escape(text: str) -> str:
     """Text of others as rich markup that shows just it: `[mesh]` in an error is no style."""
     from rich.markup import escape as escaped

@@ -6,7 +6,9 @@ Exit codes: 0 done; 1 unexpected error; 2 wrong input, setting or port; 3 model 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from typing import Annotated
 
@@ -14,7 +16,7 @@ import typer
 
 from nearfar import __version__
 from nearfar.cli import devices, fleet, models, run, simulate, streams, up, watch
-from nearfar.errors import NearfarError
+from nearfar.errors import InputError, NearfarError
 
 app = typer.Typer(
     name="nearfar",
@@ -58,18 +60,43 @@ def tell(error: NearfarError, *, as_json: bool) -> None:
         print(f"  {refusal['subject']}: {refusal['reason']} [{refusal['code']}]", file=sys.stderr)
 
 
+def start(*, as_json: bool) -> None:
+    """Run the verb of the command line; with --json an error of use, too, is one that a program can read."""
+    if not as_json:
+        app()
+        return
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's exceptions; typer has its own copy of them
+            raise
+        verb = getattr(getattr(error, "ctx", None), "command_path", "nearfar")
+        raise InputError(error.format_message(), f"See '{verb} --help'.") from None
+    sys.exit(code or 0)
+
+
 def main() -> None:
     """The console script."""
+    as_json = "--json" in sys.argv
     try:
-        app()
-    except NearfarError as error:
-        tell(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+        try:
+            start(as_json=as_json)
+        except NearfarError as error:
+            tell(error, as_json=as_json)
+            sys.exit(error.exit_code)
+        finally:
+            sys.stdout.flush()  # a full disk is met here, where it can still be told
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer has nowhere to go
+        print(f"nearfar: The output cannot be written: {error.strerror}. Make room on the disk.", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

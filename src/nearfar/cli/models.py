@@ -16,6 +16,7 @@ from nearfar.cli.common import (
     console,
     escape,
     fleet_flags,
+    home_and_config,
     in_loop,
     print_json,
     settings,
@@ -40,7 +41,7 @@ def models(
 ) -> None:
     """List the models in this machine's store and in the fleet, and who serves them."""
     if context.invoked_subcommand is not None:
-        context.obj = home
+        context.obj = home, config
         return
     from nearfar.cli.fleet import look, show
     from nearfar.gateway.fleet import models_as_json
@@ -158,11 +159,12 @@ def add(
     ] = None,
     json: Json = False,
     home: Home = None,
+    config: Config = None,
 ) -> None:
     """Add a model file; its family is recognised from its outputs. A known name gets one more variant."""
     from nearfar.models.adding import add_with_manifest
 
-    store = _store(home or context.obj)
+    store = _store(*home_and_config(context, home, config))
     if manifest is not None:
         _tell(add_with_manifest(store, file, manifest, look_at), json)
         return
@@ -185,30 +187,48 @@ def pull(
     licence: Licence = "",
     json: Json = False,
     home: Home = None,
+    config: Config = None,
 ) -> None:
     """Pull a model from a hub, check it, and add it. Needs the extra hub of the package."""
     from nearfar.models.pull import pull as fetch
 
     options = _options(name, task, labels, decoder, size, precision, variant, licence)
-    _tell(fetch(reference, _store(home or context.obj), look_at, sha256, options), json)
+    _tell(fetch(reference, _store(*home_and_config(context, home, config)), look_at, sha256, options), json)
 
 
 @app.command()
 def show(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="Name of a model.")], home: Home = None
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of a model.")],
+    json: Json = False,
+    home: Home = None,
+    config: Config = None,
 ) -> None:
-    """Print the manifest of a model."""
+    """Print the manifest of a model, as TOML."""
+    import msgspec
+
     from nearfar.models.manifest_toml import to_toml
 
-    print(to_toml(_store(home or context.obj).get(name).manifest), end="")
+    manifest = _store(*home_and_config(context, home, config)).get(name).manifest
+    if json:
+        print_json(msgspec.to_builtins(manifest))
+        return
+    print(to_toml(manifest), end="")
 
 
 @app.command()
 def remove(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="Name of a model.")], home: Home = None
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of a model.")],
+    json: Json = False,
+    home: Home = None,
+    config: Config = None,
 ) -> None:
     """Remove a model from this machine's store."""
-    _store(home or context.obj).remove(name)
+    _store(*home_and_config(context, home, config)).remove(name)
+    if json:
+        print_json({"removed": name})
+        return
     console().print(f"Removed [bold]{name}[/].")
 
 
@@ -226,4 +246,9 @@ def _tell(manifest: Manifest, json: bool) -> None:
     why = manifest.provenance.get("recognised")
     if why:
         out.print(f"[dim]  {escape(why)}[/]")
+    if not manifest.labels and manifest.task.value != "tensors":
+        out.print(
+            "[yellow]  its classes are shown as numbers[/]; to name them, "
+            f"[bold]nearfar models remove {manifest.name}[/] and add it with --labels"
+        )
     out.print(f"Serve it with: [bold]nearfar up --model {manifest.name}[/]")

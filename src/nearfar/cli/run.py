@@ -76,25 +76,47 @@ def run(
     config: Config = None,
 ) -> None:
     """Run a model on one image, on the node where it is best."""
-    from nearfar.errors import InputError
+    from nearfar.errors import InputError, NearfarError
 
-    try:
-        data = image.read_bytes()
-    except OSError as error:
-        raise InputError(f"{image} cannot be read: {error.strerror}.", "Check the path.") from None
+    data = read_picture(image)
     if output is not None:
         check_target(output)
     chosen = settings(fleet_flags(home, fleet, join, config))
     answer, told, labels = in_loop(_ask(chosen, model, data, qos_of(deadline, privacy, node, max_cost, degrade)))
     drawn = output if "detections" in told else None
-    if drawn is not None:
-        _draw(data, answer, labels, drawn)
-    if json:
-        print_json(told)
-    else:
-        _print(told, drawn)
+    try:
+        if drawn is not None:
+            _draw(data, answer, labels, drawn)
+    except NearfarError:  # such as a full disk: the answer is there, and is told all the same
+        drawn = None
+        raise
+    finally:
+        if json:
+            print_json(told)
+        else:
+            _print(told, drawn)
     if output is not None and drawn is None:
         raise InputError(f"{model} finds no boxes to draw; its task is {told['task']}.", "Leave -o away.")
+
+
+LARGEST_FILE = 256 * 1024 * 1024
+"""Bytes of a picture's file: more than 64 megapixels need without compression."""
+
+
+def read_picture(image: Path) -> bytes:
+    """The bytes of a file. Raises `InputError` when it cannot be read, or has no end, as a device."""
+    from nearfar.errors import InputError, TooLarge
+    from nearfar.types.units import Bytes, show_bytes
+
+    try:
+        with image.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise InputError(f"{image} cannot be read: {error.strerror}.", "Check the path.") from None
+    if len(data) > LARGEST_FILE:
+        most = show_bytes(Bytes(LARGEST_FILE))
+        raise TooLarge(f"{image} has more than {most}, which is too much for a picture.", "Give a smaller one.")
+    return data
 
 
 def check_target(output: Path) -> None:

@@ -46,6 +46,9 @@ def up(
     delay: Annotated[
         str | None, typer.Option("--emulate-delay", help="Delay each message of this node, such as 20ms (for tests).")
     ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print how the node is reached as JSON on one line, once it is.")
+    ] = False,
     home: Home = None,
     config: Config = None,
 ) -> None:
@@ -67,7 +70,7 @@ def up(
     if lan and not listen:
         flags |= lan_flags(settings(flags))
     with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop a node is not a failure
-        in_loop(run_node(settings(flags), model or []))
+        in_loop(run_node(settings(flags), model or [], as_json=json))
 
 
 LAN_PORT = 7447
@@ -104,11 +107,13 @@ def model_names(store: Store, wanted: list[str]) -> list[str]:
     return names
 
 
-async def run_node(settings: Settings, wanted: list[str]) -> None:
+async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = False) -> None:
     """Until cancelled. The gateway's port is taken first: a port that is busy must not start anything else."""
     import asyncio
     import gc
     import signal
+
+    import msgspec
 
     from nearfar.client.client import Client
     from nearfar.client.policy import placement_policy
@@ -144,8 +149,11 @@ async def run_node(settings: Settings, wanted: list[str]) -> None:
             await gateway.start()
             parts.agent.gateway = gateway.url
             await parts.agent.start()
-            claim.tell(Running(node, os_pid(), settings.mesh.fleet, parts.endpoints, gateway.url))
+            reached = Running(node, os_pid(), settings.mesh.fleet, parts.endpoints, gateway.url)
+            claim.tell(reached)
             parts.agent.desire([ModelName(n) for n in names])
+            if as_json:
+                print(msgspec.json.encode(reached).decode(), flush=True)
             _greet(settings, node, gateway.url, parts.endpoints, names)
             gc.collect()
             gc.freeze()  # what stands now stays: no collection during a request need look at it again
@@ -186,7 +194,10 @@ def _greet(settings: Settings, node: str, url: str, endpoints: tuple[str, ...], 
     from nearfar.mesh.zenoh_options import loopback
 
     out = console(error=True)
-    out.print(f"[bold]{node}[/] is at [bold cyan]{url}[/] and starts {', '.join(names)}  (Ctrl-C stops it)")
+    told = ", ".join(names)
+    if names == list(settings.node.models) and settings.sources.get("node.models") == "default":
+        told += ", which ships with nearfar (others: --model NAME)"
+    out.print(f"[bold]{node}[/] is at [bold cyan]{url}[/] and starts {told}  (Ctrl-C stops it)")
     out.print(f"[dim]  mesh {', '.join(endpoints)}, fleet {settings.mesh.fleet!r}, state in {settings.home}[/]")
     if settings.mesh.insecure and not settings.mesh.tls_cert and not all(map(loopback, endpoints)):
         out.print("[yellow]  the mesh is open without TLS: whoever is on this network can use this node[/]")

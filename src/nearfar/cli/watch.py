@@ -236,6 +236,15 @@ def _tell_tracking(told: dict[str, Any]) -> None:
         )
 
 
+def times(count: int) -> str:
+    """How often in words.
+
+    >>> times(0), times(1), times(3)
+    ('never', 'once', '3 times')
+    """
+    return {0: "never", 1: "once"}.get(count, f"{count} times")
+
+
 def tell(summary: Summary) -> None:
     """The end of a stream for a person: what became of every frame, where the time went, who served."""
     from rich import box
@@ -254,7 +263,7 @@ def tell(summary: Summary) -> None:
         out.print(f"[yellow]  {count} dropped[/]: {escape(reason)}")
     if told["served_by"]:
         served = ", ".join(f"{service} {count}" for service, count in told["served_by"].items())
-        out.print(f"  served by {served}; moved {told['moved']} times")
+        out.print(f"  served by {served}; moved {times(told['moved'])}")
     if told["promise"]:
         _tell_promise(told["promise"])
     if told["tracking"]:

@@ -306,7 +306,8 @@ class Client:
         if overloaded and len(overloaded) == len(attempts):
             return Overloaded(f"Every service of {model} is busy: {_tell(attempts)}.", "Try again later.", retry)
         told = f" after {_tell(attempts)}" if attempts else ""
-        return NoCandidate(f"No service can take {model}{told}: {decision.reason}", "", refusals, retry)
+        hint = "See 'nearfar services' for how each one does."
+        return NoCandidate(f"No service can take {model}{told}: {decision.reason}", hint, refusals, retry)
 
     async def close(self) -> None:
         """Stop listening; the mesh is the caller's to close."""

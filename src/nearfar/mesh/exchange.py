@@ -27,6 +27,14 @@ SENDERS = 4
 """Threads that send bulk; one stalled peer must not keep the others waiting."""
 
 
+def late(key: str, timeout: float) -> DeadlineExceeded:
+    """Nobody at the key has answered in so many seconds."""
+    return DeadlineExceeded(
+        f"{key} did not answer in {timeout * 1000:.0f} ms.",
+        "Allow more time.",
+    )
+
+
 class _Waiting:
     __slots__ = ("future", "holders", "key", "queue", "timer")
 
@@ -146,7 +154,7 @@ class Exchange:
         waiting = self._waiting.get(number)
         if waiting is not None:
             self._cancel(waiting.key, number)
-            self._fail(number, DeadlineExceeded(f"{waiting.key} did not answer in {timeout * 1000:.0f} ms."))
+            self._fail(number, late(waiting.key, timeout))
 
     def _begin(self, key: str, body: Sequence[Buffer], timeout: float, *, streamed: bool) -> tuple[int, _Waiting]:
         if self._closed:

@@ -18,8 +18,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
-from nearfar.errors import DeadlineExceeded, NearfarError
+from nearfar.errors import NearfarError
 from nearfar.mesh.base import Buffer, Call, Handle, Mesh, Message, OnCall, OnChange, OnMessage
+from nearfar.mesh.exchange import late
 
 log = logging.getLogger(__name__)
 
@@ -178,22 +179,22 @@ class ImpairedMesh(Mesh):
                 await self._cross(self._inward, len(message.head) + len(message.body))
                 return message
         except TimeoutError:
-            raise DeadlineExceeded(f"{key} did not answer in {timeout * 1000:.0f} ms.") from None
+            raise late(key, timeout) from None
 
     async def stream(self, key: str, head: bytes, body: Sequence[Buffer], timeout: float) -> AsyncIterator[Message]:
         end = time.monotonic() + timeout
-        late = DeadlineExceeded(f"{key} did not answer in {timeout * 1000:.0f} ms.")
+        error = late(key, timeout)
         try:
             async with asyncio.timeout(timeout):
                 await self._cross(self._outward, len(head) + sum(map(len, body)))
         except TimeoutError:
-            raise late from None
+            raise error from None
         async for message in self.inner.stream(key, head, body, end - time.monotonic()):
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + end - time.monotonic()):
                     await self._cross(self._inward, len(message.head) + len(message.body))
             except TimeoutError:
-                raise late from None
+                raise error from None
             yield message
 
     def alive(self, key: str) -> bool:

@@ -78,11 +78,21 @@ def _config(options: ZenohOptions) -> Any:
         except zenoh.ZError as error:
             if path.endswith("/endpoints"):
                 flag = "--join" if path.startswith("connect") else "--listen"
+                wrong = [endpoint for endpoint in value if not _is_endpoint(path, endpoint)] or value
                 raise MeshError(
-                    f"{flag} {' '.join(value)} is no mesh endpoint.", f"Write it as in {flag} tcp/10.0.0.5:7447."
+                    f"{flag} {' '.join(wrong)} is no mesh endpoint.", f"Write it as in {flag} tcp/10.0.0.5:7447."
                 ) from None
             raise MeshError(f"Zenoh refuses the setting {path} = {value!r}: {error}") from None
     return config
+
+
+def _is_endpoint(path: str, endpoint: str) -> bool:
+    """Whether zenoh takes it: of several endpoints it does not say which one it refuses."""
+    try:
+        zenoh.Config().insert_json5(path, json.dumps([endpoint]))
+    except zenoh.ZError:
+        return False
+    return True
 
 
 def _secured(options: ZenohOptions) -> ZenohOptions:

@@ -53,11 +53,10 @@ def add_file(store: Store, path: Path, inspect: Inspect, options: AddOptions = A
     The reason for the family is in `provenance.recognised`. Raises `ManifestError` naming the flag or the field,
     `ModelFileError` (from `inspect`), `StoreError`. Adding the same file again changes nothing.
     """
-    name = options.name or name_of(path.name)
-    if not is_name(name):
-        raise ManifestError(f"{name!r} cannot name a model.", "Give --name with a-z, 0-9, '.', '_', '-'.")
-    store.check_free(name)
+    name = _free(store, options.name or name_of(path.name))
     format_, inputs, outputs = inspect(path)
+    if not options.name:
+        name = _free(store, without_size(name, inputs))
     sha256 = blobs.sha256_of(path)
     try:
         stored = store.get(name)
@@ -108,11 +107,35 @@ def check_fits(
 def name_of(file_name: str) -> str:
     """A model's name from a file's.
 
-    >>> name_of("YOLOX nano (416).onnx")
+    >>> name_of("YOLOX_nano (416).onnx")
     'yolox-nano-416'
     """
     stem = file_name.rsplit(".", 1)[0] if "." in file_name else file_name
-    return re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9._]+", "-", stem.lower())).strip("-._")[:64]
+    return re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9.]+", "-", stem.lower())).strip("-.")[:64]
+
+
+def without_size(name: str, inputs: Sequence[TensorSpec]) -> str:
+    """The name without the size of the input at its end, which the manifest says: `yolox-nano`, not `yolox-nano-416`.
+
+    >>> from nearfar.types.tensor import DType
+    >>> without_size("yolox-nano-416", [TensorSpec("images", DType.FP32, (1, 3, 416, 416))])
+    'yolox-nano'
+    >>> without_size("resnet-18", [TensorSpec("images", DType.FP32, (1, 3, 224, 224))])
+    'resnet-18'
+    """
+    found = re.fullmatch(r"(.*[a-z].*?)-(\d{2,5})(?:x(\d{2,5}))?", name)
+    if found is None or len(inputs) != 1 or len(inputs[0].shape) != 4:
+        return name
+    sizes = {int(number) for number in found.groups()[1:] if number}
+    return found[1].rstrip("-.") if sizes <= set(inputs[0].shape) else name
+
+
+def _free(store: Store, name: str) -> str:
+    """The name, when it is one and may be given to a model of the user's."""
+    if not is_name(name):
+        raise ManifestError(f"{name!r} cannot name a model.", "Give --name with a-z, 0-9, '.', '_', '-'.")
+    store.check_free(name)
+    return name
 
 
 def _seen(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], options: AddOptions) -> Recognition:

@@ -92,9 +92,9 @@ def pull(
 
 
 def _name(where: Reference) -> str:
-    """The file's name, or the repository's when the file is called like thousands of others."""
+    """The repository's name when the file is called like thousands of others; else none: it is made from the file's."""
     name = name_of(where.path.rpartition("/")[2])
-    return name_of(where.repo.partition("/")[2] + ".") if name.startswith("model") else name
+    return name_of(where.repo.partition("/")[2] + ".") if name.startswith("model") else ""
 
 
 def _library() -> Any:

@@ -46,7 +46,8 @@ def node_id(home: Path, stated: str) -> NodeId:
         file.write_text(made + "\n")
     except OSError as error:
         raise StoreError(
-            f"The node's name cannot be kept in {file}: {error.strerror}.", "Set NEARFAR_HOME to a folder you own."
+            f"The node's name cannot be kept in {file}: {error.strerror}.",
+            "Set NEARFAR_HOME to a folder that you own, on a disk with room.",
         ) from None
     return NodeId(made)
 

@@ -246,7 +246,10 @@ def _some(ids: tuple[ServiceId, ...], rng: random.Random, size: int) -> list[Ser
 def _sentence(request: Request, best: Ranked, expected: Expectation, late: bool, eligible: int, policy: str) -> str:
     of = f"first of {eligible} by {policy}" if eligible > 1 else "the only candidate"
     stays = " stays" if best.service == request.incumbent else ""
-    misses = f", but late for {request.qos.deadline:g} ms" if late else ""
+    deadline = request.qos.deadline
+    misses = f", but late for {deadline:.4g} ms" if late and deadline is not None else ""
+    if misses and deadline is not None and expected.total <= deadline:
+        misses += f" with {expected.margin:.1f} ms that jitter may add"
     note = f" {best.note};" if best.note else ""
     return f"{best.service}{stays}, {of}{misses}:{note} expected in {expected}."
 

@@ -42,6 +42,8 @@ def read_head(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise ModelFileError(f"{path} is a folder.", "Give the model file itself.")
+        if path.exists() and not path.is_file():  # a pipe would be waited for, and a device may have no end
+            raise ModelFileError(f"{path} is a pipe or a device.", "Give the model file itself.")
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError as error:

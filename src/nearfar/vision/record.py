@@ -35,6 +35,8 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     try:
         path.write_bytes(data.tobytes())
     except OSError as error:
+        if path.is_file():
+            path.unlink(missing_ok=True)  # a part of a picture is none
         raise _failed(path, error) from error
 
 

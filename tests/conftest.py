@@ -1,0 +1,9 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is: a test never asserts a wall-clock figure.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
