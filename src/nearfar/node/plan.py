@@ -35,6 +35,10 @@ class Status(msgspec.Struct, frozen=True):
     """Failures in a row."""
     reason: str = ""
     memory: Bytes = Bytes(0)
+    code: str = ""
+    """Of the failure that ended it last, where it said one."""
+    self_tests_failed: int = 0
+    """Since the agent started."""
 
 
 class Start(msgspec.Struct, frozen=True):

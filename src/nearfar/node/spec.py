@@ -32,6 +32,12 @@ class ServiceSpec(msgspec.Struct, frozen=True):
     stuck_after: float = 0.0
     """Seconds after which an inference that has not ended ends the process; 0 for never."""
     impairment: Impairment = Impairment()
+    self_test_every: float = 0.0
+    """Seconds between questions whose answer is known; 0 for never, not even at the start."""
+    known_answer: str = ""
+    """The recorded answer as `runtimes/known_answer.py` wrote it; "" when there is none."""
+    self_tests_failed: int = 0
+    """Of this service since its node started."""
 
     @property
     def service(self) -> ServiceId:

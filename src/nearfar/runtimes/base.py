@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.errors import InputError
+from nearfar.errors import InferenceError, InputError
 from nearfar.types.telemetry import ComputeUnit
 from nearfar.types.tensor import DType, TensorSpec
 
@@ -94,6 +94,19 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]
         known = {spec.name for spec in specs}
         unknown = next(name for name in inputs if name not in known)
         raise InputError(f"There is no input {unknown!r}.", f"The model takes: {'; '.join(map(str, specs))}.")
+
+
+def check_outputs(specs: Sequence[TensorSpec], outputs: Sequence[NDArray[Any]]) -> None:
+    """Raise `InferenceError` unless an answer has the count, dtypes and fixed dimensions that the loaded file states.
+
+    For every answer: what is of another form is another model's answer, or a broken one, and must not be delivered.
+    """
+    if len(outputs) != len(specs):
+        raise InferenceError(f"The engine gave {len(outputs)} outputs, not {len(specs)}.", "Ask another service.")
+    for spec, array in zip(specs, outputs, strict=True):
+        if array.dtype != NUMPY_DTYPES[spec.dtype] or not _fits(spec.shape, array.shape):
+            got = f"{array.dtype.name}[{'x'.join(map(str, array.shape))}]"
+            raise InferenceError(f"Output {spec.name!r} is {got}, but the file states {spec}.", "Ask another service.")
 
 
 def _fits(want: Sequence[int], have: Sequence[int]) -> bool:
