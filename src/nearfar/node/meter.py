@@ -55,6 +55,10 @@ class Meter:
         self._tested = time.monotonic()
 
     @property
+    def model(self) -> str:
+        return self._spec.model
+
+    @property
     def queued(self) -> int:
         return self.waiting.qsize()
 

@@ -27,18 +27,15 @@ LOOK_EVERY = 0.05
 TRIES = 3
 """An inference that fails is no wrong answer: callers are told of it, and the error rate counts it. So many in a row
 are more than a caller should find out."""
-_HINT = (
-    "It starts again by itself. If it stays so: `nearfar models remove NAME` and add it again, or set "
-    "[node] self_test_every_ms = 0."
-)
 
 
 class Question:
     """What one service asks its engines. Made from the answer that was recorded when the model came into the store;
     where there is none from the first answer of the first engine, which shows later damage but not a wrong start."""
 
-    def __init__(self, engine: Engine, recorded: str, failed: int = 0) -> None:
+    def __init__(self, engine: Engine, recorded: str, model: str = "NAME", failed: int = 0) -> None:
         """`failed` counts the self-tests of this service that failed before, since its node started."""
+        self._model = model
         self._failed = failed
         specs = engine.loaded.inputs
         self.known: KnownAnswer | None = None
@@ -84,7 +81,11 @@ class Question:
         return SelfTest(True, f"as {self.against}{weak}", failed=failed)
 
     def error(self, wrong: str) -> SelfTestFailed:
-        return SelfTestFailed(f"The self-test was answered wrongly: {wrong}, compared with {self.against}.", _HINT)
+        return SelfTestFailed(
+            f"The self-test was answered wrongly: {wrong}, compared with {self.against}.",
+            f"It starts again by itself. If it stays so: `nearfar models remove {self._model}` and add it again, or set "
+            "[node] self_test_every_ms = 0.",
+        )
 
 
 def _sizes(engine: Engine) -> dict[str, tuple[int, ...]]:
@@ -101,7 +102,7 @@ def _sizes(engine: Engine) -> dict[str, tuple[int, ...]]:
 
 def first_test(engines: Sequence[Engine], recorded: str, meter: Meter, failed: int) -> Question:
     """Ask once before the service is ready. Raises `SelfTestFailed`."""
-    question = Question(engines[0], recorded, failed)
+    question = Question(engines[0], recorded, meter.model, failed)
     for place, engine in enumerate(engines):
         if question.known is None or (place == 0 and question.known.by == "itself"):
             continue  # it was just asked

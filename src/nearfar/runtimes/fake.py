@@ -16,8 +16,8 @@ be slow, to fail, to crash, to hang and to eat memory::
     zeros_from = 0                  # from the nth call on all outputs are zeros: a device that was lost
     noise_from = 0                  # from the nth call on outputs have the right form and random values
     garble_from = 0                 # from the nth call on outputs have another dtype and shape: another model's
-    fault_file = ""                 # while a file of this path exists, its first word is the fault of every call:
-                                    # zeros, noise, garble, fail, hang or crash; an empty file means zeros
+    fault_file = ""                 # while a file of this path exists, the word in it is the fault of every call:
+                                    # zeros, noise, garble, fail, hang or crash
     allocate_mib = 1.0              # kept more with every call: a leak
     allocate_at_load_mib = 64       # kept from loading to closing
 
@@ -225,7 +225,7 @@ class LoadedFake(LoadedVariant):
         model = self._model
         if model.fault_file:
             with contextlib.suppress(OSError):
-                return (Path(model.fault_file).read_text().split() or ["zeros"])[0]
+                return Path(model.fault_file).read_text().strip()
         for name in ("zeros", "noise", "garble"):
             start: int = getattr(model, f"{name}_from")
             if start and self.calls >= start:
