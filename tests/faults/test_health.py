@@ -35,6 +35,18 @@ def row(gateway: Node, model: str, node: str = "") -> dict[str, Any]:
     return gateway.service_json(model, node) or {}
 
 
+def when(gateway: Node, model: str, code: str, what: str, words: str = "", limit: float = 60.0) -> dict[str, Any]:
+    """The service's row at a moment when it has the code, and the words in its reason."""
+    seen: list[dict[str, Any]] = []
+
+    def so() -> bool:
+        seen.append(row(gateway, model))
+        return seen[-1].get("code") == code and words in seen[-1]["reason"]
+
+    poll(so, what, limit)
+    return seen[-1]
+
+
 def node_row(gateway: Node, name: str) -> dict[str, Any]:
     return next((r for r in gateway.fleet_json()["nodes"] if r["node"] == name), {})
 
@@ -53,8 +65,7 @@ def test_a_service_that_begins_to_answer_nonsense_is_found_out_ended_and_used_ag
     with one.http() as http:
         assert ask(http, "echo").ok
     switch.write_text(fault)
-    poll(lambda: row(one, "echo")["code"] == "self-test", "it is found out")
-    found = row(one, "echo")
+    found = when(one, "echo", "self-test", "it is found out")
     assert (found["healthy"], found["health"]) == (False, "quarantined") and "self-test" in found["reason"]
     with one.http() as http:
         refused = ask(http, "echo")  # raises when it is answered with anything but what was sent
@@ -103,9 +114,8 @@ def test_a_start_that_is_corrupt_is_refused_with_the_reason_and_without_a_record
     one = lab.node("one", models, env=OFTEN, wait=False)
     one.models = ("unrecorded",)
     one.wait_ready()
-    poll(lambda: row(one, "corrupt").get("code") == "self-test", "it never becomes ready")
-    told = row(one, "corrupt")
-    assert "compared with its recorded answer" in told["reason"] and "starts again in" in told["reason"]
+    told = when(one, "corrupt", "self-test", "it never becomes ready", "starts again in")
+    assert "compared with its recorded answer" in told["reason"]
     assert told["answered"] == 0 and told["self_test"]["passed"] is False
     weak = row(one, "unrecorded")["self_test"]
     assert weak["passed"] and "its own first answer" in weak["reason"] and "all zeros" in weak["reason"]

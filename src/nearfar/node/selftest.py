@@ -83,8 +83,8 @@ class Question:
     def error(self, wrong: str) -> SelfTestFailed:
         return SelfTestFailed(
             f"The self-test was answered wrongly: {wrong}, compared with {self.against}.",
-            f"It starts again by itself. If it stays so: `nearfar models remove {self._model}` and add it again, or set "
-            "[node] self_test_every_ms = 0.",
+            f"It starts again by itself. If it stays so: `nearfar models remove {self._model}` and add it again, or "
+            "set [node] self_test_every_ms = 0.",
         )
 
 

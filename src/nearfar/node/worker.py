@@ -19,7 +19,7 @@ import msgspec
 from nearfar.errors import DeadlineExceeded, InferenceError, InputError, NearfarError, Overloaded
 from nearfar.mesh.base import Call
 from nearfar.node.meter import Meter
-from nearfar.runtimes.base import LoadedVariant, check_inputs, check_outputs
+from nearfar.runtimes.base import LoadedVariant, OutputForms, check_inputs
 from nearfar.types.image import Image, ImageKind
 from nearfar.types.request import Stages
 from nearfar.types.tensor import Tensor, TensorSpec
@@ -62,6 +62,7 @@ class Engine:
 
     def __init__(self, loaded: LoadedVariant, pipeline: Pipeline | None, slowdown: float) -> None:
         self.loaded = loaded
+        self._forms = OutputForms(loaded.outputs)
         self.pipeline = pipeline
         self.busy = threading.Lock()
         """Held while a thread works with it."""
@@ -87,7 +88,7 @@ class Engine:
         start = time.perf_counter()
         try:
             outputs = self.loaded.infer(inputs)
-            check_outputs(self.loaded.outputs, outputs)
+            self._forms.check(outputs)
         except NearfarError:
             raise
         except MemoryError:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nearfar.errors import ModelFileError, NearfarError, by_code
 from nearfar.limits import usable_memory
 from nearfar.runtimes import known_answer, registry
-from nearfar.runtimes.base import LoadOptions, check_outputs
+from nearfar.runtimes.base import LoadOptions, OutputForms
 from nearfar.types.tensor import TensorSpec
 
 _LEAST_ADDRESSES = 4 * 1024**3
@@ -103,10 +103,11 @@ def learn_here(path: Path, name: str) -> Learned:
         return Learned(reason="what a fake answers depends on how often it was asked")
     try:
         with registry.runtime(name).load(path, LoadOptions()) as variant:
+            forms = OutputForms(variant.outputs)
 
             def ask(inputs: known_answer.Arrays) -> Sequence[NDArray[Any]]:
                 outputs = variant.infer(inputs)
-                check_outputs(variant.outputs, outputs)
+                forms.check(outputs)
                 return outputs
 
             shapes = known_answer.shapes_of(variant.inputs)
