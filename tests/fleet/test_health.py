@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ PI = sid("pi")
 START = 10.0
 HALF = 0.5
 BAD, GOOD = 0.2, 0.0
-NODE_CAUSES = {
+NODE_CAUSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "hot": ({"temperature": HOT.enter, "temperature_reason": "cpu"}, {"temperature": HOT.leave}),
     "throttled": ({"throttled": True, "throttled_reason": "the firmware says so"}, {"throttled": False}),
     "memory-short": (
@@ -59,7 +60,7 @@ class World:
     def happen(self, *events: Event) -> None:
         self.snapshot = fold(self.snapshot, events)
 
-    def report(self, node: dict[str, object] | None = None, **service: object) -> Health:
+    def report(self, node: dict[str, Any] | None = None, **service: Any) -> Health:
         self.now = Seconds(self.now + HALF)
         self.happen(
             NodeReported(node_report("pi", **(node or {})), self.now),
@@ -218,7 +219,7 @@ def test_failures_in_a_row_seen_here_quarantine_and_one_answer_ends_it() -> None
 
 def test_a_failed_self_test_is_a_quarantine_and_other_failures_are_not() -> None:
     world = World()
-    wrong = {"state": ServiceState.FAILED, "reason": "the self-test was answered wrongly"}
+    wrong: dict[str, Any] = {"state": ServiceState.FAILED, "reason": "the self-test was answered wrongly"}
     world.report(**wrong, self_test=SelfTest(False, "zeros"))
     assert (world.state, world.code) == (Health.QUARANTINED, "self-test")
     world.report(**wrong, self_test=SelfTest(None))
@@ -276,12 +277,10 @@ def test_a_new_instance_after_the_cut_starts_afresh() -> None:
 def test_a_goodbye_makes_it_gone_not_disconnected() -> None:
     world = World()
     world.report({"leaving": True}, state=ServiceState.STOPPING)
-    assert world.state is Health.STOPPING
-    assert node_health(world.snapshot.nodes[NodeId("pi")], world.now)[0] is Health.STOPPING
+    assert [world.state, node_health(world.snapshot.nodes[NodeId("pi")], world.now)[0]] == [Health.STOPPING] * 2
     world.happen(ServiceVanished(PI, world.now), NodeVanished(NodeId("pi"), world.now))
     world.now = Seconds(world.now + 5)
-    assert world.state is Health.GONE
-    assert node_health(world.snapshot.nodes[NodeId("pi")], world.now)[0] is Health.GONE
+    assert [world.state, node_health(world.snapshot.nodes[NodeId("pi")], world.now)[0]] == [Health.GONE] * 2
 
 
 def test_a_process_that_dies_while_its_node_lives_is_gone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -200,10 +201,9 @@ def test_an_answer_of_another_form_is_never_delivered(spoil: Any, told: str) -> 
 
 
 def test_an_output_too_few_is_never_delivered() -> None:
-    class TwoOutputs(Scripted):
-        outputs = (*Scripted.outputs, *Scripted.outputs)
-
-    with pool(TwoOutputs()) as (made, _):
+    loaded = Scripted()
+    loaded.outputs = (*Scripted.outputs, *Scripted.outputs)  # type: ignore[assignment]
+    with pool(loaded) as (made, _):
         made.accept(call := infer())
         assert call.answer.failure is not None and "1 outputs, not 2" in call.answer.failure.message
 
@@ -225,6 +225,4 @@ def test_the_error_rate_is_of_the_last_requests_and_only_of_the_services_own_fau
                 assert meter.report().error_rate == 0.0, "too few to tell"
         assert meter.report().error_rate == pytest.approx(0.25)
         assert meter.failed == 5 + 2 * ERROR_LEAST
-        import time
-
         assert meter.error_rate(time.monotonic() + 31) == 0.0, "what is old is forgotten: it must be tried again"

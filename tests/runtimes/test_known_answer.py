@@ -19,6 +19,7 @@ from nearfar.runtimes import known_answer, registry
 from nearfar.runtimes.base import LoadOptions
 from nearfar.runtimes.inspect import learn_isolated
 from nearfar.runtimes.known_answer import SAMPLES, compare, decode, encode, learn, question, record, shapes_of
+from nearfar.runtimes.modelfile import format_of
 from nearfar.types.tensor import DType, TensorSpec
 from tests.realdata import need_data
 from tests.runtimes import tiny
@@ -154,7 +155,7 @@ def test_an_answer_of_all_zeros_says_that_it_tells_nothing() -> None:
 
 
 def engines(path: Path) -> list[tuple[str, int]]:
-    names = registry.able(registry.format_of(path))
+    names = registry.able(format_of(path))
     return [(name, threads) for name in names for threads in (1, 2)]
 
 

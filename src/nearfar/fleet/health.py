@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from nearfar.fleet.snapshot import FRESH, NEVER, NodeView, Observed, ServiceView, Snapshot, service_health
-from nearfar.fleet.steady import Limit, Steady, follow
+from nearfar.fleet.steady import OFF, Limit, Steady, follow
 from nearfar.types.ids import ServiceId
 from nearfar.types.units import Seconds, show_bytes
 
@@ -160,6 +160,8 @@ def follow_service(view: ServiceView, before: ServiceView | None) -> ServiceView
     """The view with its conditions after the report in it. Those of an older instance say nothing of a new process."""
     first = before is None or before.heard == NEVER or before.instances[:1] != view.instances[:1]
     rate, at = view.report.error_rate, view.heard
+    if rate < ERRORS.enter and (before is None or first or (before.errors is OFF and before.broken is OFF)):
+        return view  # as nearly always: nothing was wrong, and nothing is
     was = view if before is None or first else before
     errors = follow(was.errors, rate, ERRORS, at, first=first)
     broken = follow(was.broken, rate, BROKEN, at, first=first)
