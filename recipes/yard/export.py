@@ -20,6 +20,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from nearfar.models.store import ANSWER
+from nearfar.runtimes.inspect import learn_isolated
 from recipes.yard.evaluate import EMBEDDED, NAMES, onnx_runner, test_frames, tflite_runner
 from recipes.yard.model import GRAPH, GRIDS, OUTPUTS, Layer, padding
 
@@ -273,6 +275,11 @@ def main() -> None:
             raise SystemExit(f"{path.name} has {path.stat().st_size} bytes, more than {LARGEST}: make the net smaller")
     if (args.out / "yard.toml").exists():
         stamp(args.out / "yard.toml")
+    for path in (onnx_path, tflite_path):
+        answer = learn_isolated(path)[1]
+        if not answer.answer:
+            raise SystemExit(f"{path.name} does not answer the question of the self-test: {answer.reason}")
+        path.with_name(path.name + ANSWER).write_text(answer.answer + "\n", encoding="utf-8")
     sizes = {p.name: p.stat().st_size for p in (onnx_path, tflite_path)}
     print(json.dumps(sizes | compare(onnx_path, tflite_path)))
 

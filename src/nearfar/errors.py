@@ -104,6 +104,12 @@ class InferenceError(NearfarError):
     exit_code = 4
 
 
+class SelfTestFailed(InferenceError):
+    """A service answered a question wrongly whose answer is known; what else it would answer is worth nothing."""
+
+    code = "self-test"
+
+
 class SourceError(NearfarError):
     """A video source cannot be opened or broke off."""
 

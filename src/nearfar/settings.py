@@ -73,6 +73,15 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             extra=_MS,
         ),
     ] = 60_000
+    self_test_every_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="How often a service asks itself a question whose answer is known, and once before it is "
+            "ready; a wrong answer restarts it. In milliseconds, 0: never.",
+            extra=_MS,
+        ),
+    ] = 10_000
 
 
 class MeshSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -110,7 +110,7 @@ def test_when_all_fail_every_refusal_is_told() -> None:
         reasons = {r["subject"]: (r["code"], r["reason"]) for r in told.value.refusals}
         assert reasons["a/yard"] == ("excluded", "no power")
         assert reasons["b/yard"] == ("excluded", "no way")
-        assert reasons["c/yard"][0] == "gone"
+        assert reasons["c/yard"][0] == "disconnected"
 
     run(body)
 

@@ -145,7 +145,7 @@ def test_nobody_may_take_it_is_written_with_every_reason() -> None:
         with pytest.raises(NoCandidate):
             await ask(world, 0)
         (entry,) = of_kind(trail.entries(), Decided)
-        assert entry.chosen is None and [(r.subject, r.code) for r in entry.refusals] == [(service.id, "gone")]
+        assert entry.chosen is None and [(r.subject, r.code) for r in entry.refusals] == [(service.id, "disconnected")]
         assert entry.refusals[0].reason
         await trail.close()
 

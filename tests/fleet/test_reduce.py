@@ -25,7 +25,8 @@ from nearfar.fleet.events import (
     ServiceReported,
     ServiceVanished,
 )
-from nearfar.fleet.reduce import BLAMELESS, OBSERVED_MOST, QUARANTINE, fold, prune
+from nearfar.fleet.health import QUARANTINE
+from nearfar.fleet.reduce import BLAMELESS, OBSERVED_MOST, fold, prune
 from nearfar.fleet.snapshot import FRESH, LinkView, Snapshot, service_health
 from nearfar.types.ids import ModelName, NodeId, ServiceId
 from nearfar.types.request import Stages

@@ -34,7 +34,13 @@ def test_a_state_carries_its_reason_with_or_without_a_token(state: ServiceState)
 def test_gone_tells_a_dead_process_from_a_dead_node() -> None:
     view = service_view("pi/yard", alive=False, age=9)
     assert "process" in service_health(view, node_view("pi"), NOW)[2]
-    assert service_health(view, node_view("pi", alive=False), NOW) == (False, "gone", "its node is gone for 50.0 s")
+    told = "its node is gone without a goodbye for 50.0 s; it may come back as it was"
+    assert service_health(view, node_view("pi", alive=False), NOW) == (False, "disconnected", told)
+    told = "its node is gone for 50.0 s, after it said goodbye"
+    assert service_health(view, node_view("pi", alive=False, leaving=True), NOW) == (False, "gone", told)
+    stopped = service_view("pi/yard", alive=False, age=9, state=ServiceState.STOPPING)
+    told = "it has been gone for 50.0 s, after it said goodbye"
+    assert service_health(stopped, node_view("pi", alive=False), NOW) == (False, "gone", told)
 
 
 def test_an_agent_that_is_gone_does_not_make_its_living_service_unhealthy() -> None:

@@ -329,6 +329,102 @@ def test_of_two_that_meet_later_the_older_one_stays(rival: str, stays: bool) -> 
     asyncio.run(body())
 
 
+# -- leaving, and being cut off ---------------------------------------------------------------------------------------
+
+
+def test_a_cut_that_heals_starts_no_second_process(children: list[FakeChild]) -> None:
+    """Everybody's token vanishes for the agent, and comes back: what it shall serve it serves already."""
+
+    async def body() -> None:
+        async with world() as w:
+            away = MemoryMesh(w.ether)
+            token = away.announce(keys.node_key(NodeId("desk"), "1"))
+            await w.start(YARD)
+            await until(lambda: children, "it is started")
+            children[0].ready()
+            await until(lambda: w.phase() is Phase.READY, "it serves")
+            for _ in range(3):
+                token.close()
+                await until(lambda: NodeId("desk") not in w.agent._others, "the other is gone")
+                token = away.announce(keys.node_key(NodeId("desk"), "1"))
+                await until(lambda: NodeId("desk") in w.agent._others, "the other is back")
+                w.agent.desire((YARD,))
+            seen = len(w.nodes)
+            await until(lambda: len(w.nodes) > seen + 2, "it goes on")
+            assert len(children) == 1 and w.phase() is Phase.READY and not children[0].stopped
+            await away.close()
+
+    asyncio.run(body())
+
+
+def test_the_younger_of_two_that_meet_stops_its_services(children: list[FakeChild]) -> None:
+    """Two agents of one id never both serve for longer than it takes to be sure that the other is no ghost."""
+
+    async def body() -> None:
+        async with world(ghost=Seconds(0.2)) as w:
+            await w.start(YARD)
+            await until(lambda: children, "it is started")
+            children[0].ready()
+            await until(lambda: w.phase() is Phase.READY, "it serves")
+            w.other.serve(keys.ping_key(ME), answer_ping)
+            w.other.announce(keys.node_key(ME, "00000000old"))
+            assert w.running is not None
+            with pytest.raises(DuplicateNode):
+                await w.running
+            seen = len(w.nodes)
+            await w.agent.close()  # as `nearfar up` does when the agent ends
+            assert children[0].stopped and len(children) == 1
+            assert not any(report.leaving for report in w.nodes[seen:]), "the other one of that name stays"
+
+    asyncio.run(body())
+
+
+def test_an_agent_says_goodbye_while_its_token_is_still_there(children: list[FakeChild]) -> None:
+    async def body() -> None:
+        async with world() as w:
+            alive: dict[str, bool] = {}
+            at_goodbye: list[bool] = []
+            w.other.watch(keys.NODES, lambda key, there: alive.__setitem__(key, there))
+            decoder = msgspec.msgpack.Decoder(NodeReport)
+
+            def heard(_: str, data: bytes) -> None:
+                if decoder.decode(data).leaving:
+                    at_goodbye.append(all(alive.values()))
+
+            w.other.subscribe(keys.NODE_REPORTS, heard)
+            await w.start(YARD)
+            await until(lambda: w.nodes and not w.nodes[-1].leaving, "it reports")
+            assert w.running is not None
+            w.running.cancel()
+            await asyncio.gather(w.running, return_exceptions=True)
+            await w.agent.close()
+            await until(lambda: not all(alive.values()), "its token is gone")
+            assert at_goodbye and all(at_goodbye)
+
+    asyncio.run(body())
+
+
+def test_failed_self_tests_are_counted_over_restarts_and_told_to_the_next_process(children: list[FakeChild]) -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.start(YARD)
+            for number in (1, 2):
+                await until(lambda n=number: len(children) == n, "it is started")  # type: ignore[misc]
+                assert children[-1].spec.self_tests_failed == number - 1
+                children[-1].word = Word(Milestone.FAILED, "self-test", "zeros")
+                children[-1].end("zeros")
+                await until(
+                    lambda n=number: (False, n) in [(s.self_test.passed, s.self_test.failed) for s in w.services],  # type: ignore[misc]
+                    "the fleet hears that it was the self-test, and how often",
+                )
+            await until(lambda: len(children) == 3, "it is started again")
+            children[-1].end("killed by SIGSEGV")
+            await until(lambda: w.services[-1].self_test.passed is None, "another failure is no self-test")
+            assert w.services[-1].self_test.failed == 2
+
+    asyncio.run(body())
+
+
 def test_a_service_that_says_nothing_any_more_is_ended_and_started_again(children: list[FakeChild]) -> None:
     async def body() -> None:
         async with world(silence_limit=Seconds(0.3)) as w:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nearfar.errors import InferenceError, MeshError, TooLarge
 from nearfar.node.worker import Description
-from nearfar.runtimes.base import check_outputs
+from nearfar.runtimes.base import OutputForms
 from nearfar.types.tensor import DType, Tensor, TensorSpec
 from nearfar.types.wire import CallHead, Operation, TensorHead, encode, tensors_of
 from tests.node.calls import FakeCall, Gate, Scripted, infer, pool
@@ -170,11 +170,11 @@ def test_an_output_that_the_file_does_not_promise_is_a_failure_and_never_an_answ
 def test_outputs_are_counted_and_an_open_shape_promises_nothing() -> None:
     promised = (TensorSpec("y", DType.FLOAT32, (-1, 4)), TensorSpec("z", DType.INT64, ()))
     y, z = np.zeros((3, 4), np.float32), np.zeros((7, 2), np.int64)
-    check_outputs(promised, [y, z])
+    OutputForms(promised).check([y, z])
     wrong: list[list[NDArray[Any]]] = [[y], [y, z, z], []]
     for outputs in wrong:
         with pytest.raises(InferenceError, match="outputs, the model has 2"):
-            check_outputs(promised, outputs)
+            OutputForms(promised).check(outputs)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import inspect
 import pytest
 from hypothesis import given
 
+from nearfar.fleet import health as health_module
 from nearfar.fleet.snapshot import Observed, ServiceView, Snapshot
 from nearfar.placement import decide as decide_module
 from nearfar.placement import filters, late
@@ -125,16 +126,18 @@ def test_nodes_without_the_model_say_what_to_type() -> None:
     nodes = [
         ("bare", node_view("bare")),
         ("stocked", node_view("stocked", models=(ModelName("yard"),))),
-        ("dead", node_view("dead", alive=False)),
+        ("cut", node_view("cut", alive=False)),
+        ("left", node_view("left", alive=False, leaving=True)),
     ]
-    assert absent(fleet(service_view("pi/yard"), nodes=nodes), REQUEST) == [
+    assert absent(fleet(service_view("pi/yard"), nodes=nodes), REQUEST, NOW) == [
         Refusal("bare", "not-served", "does not serve yard; run `nearfar up --model yard` there"),
         Refusal(
             "stocked",
             "not-served",
             "has yard in its store but does not serve it; run `nearfar up --model yard` there",
         ),
-        Refusal("dead", "gone", "the node is gone"),
+        Refusal("cut", "disconnected", "the node is gone without a goodbye for 50.0 s; it may come back as it was"),
+        Refusal("left", "gone", "the node is gone for 50.0 s, after it said goodbye"),
     ]
 
 
@@ -148,7 +151,13 @@ def test_every_refusal_has_a_documented_code_and_a_reason(snapshot: Snapshot, re
 
 
 def test_every_documented_code_is_used() -> None:
-    sources = "".join(map(inspect.getsource, (filters, decide_module, late)))
-    from_health = {"gone", "stale", *(s.value for s in ServiceState if s is not ServiceState.READY)}
+    sources = "".join(map(inspect.getsource, (filters, decide_module, late, health_module)))
+    from_health = {
+        "gone",
+        "stale",
+        "disconnected",
+        "self-test",
+        *(s.value for s in ServiceState if s is not ServiceState.READY),
+    }
     assert all(f'"{known}"' in sources for known in set(CODES) - from_health)
     assert from_health <= set(CODES)

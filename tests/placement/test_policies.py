@@ -5,12 +5,14 @@ import sys
 import types
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.errors import SettingsError
 from nearfar.fleet.snapshot import ServiceView, Snapshot
+from nearfar.fleet.steady import Steady
 from nearfar.placement.expectation import link_to
 from nearfar.placement.policies import registry
 from nearfar.placement.policies.base import Policy, Ranked
@@ -346,3 +348,58 @@ def test_an_unknown_name_lists_those_there_are() -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(SettingsError, match="does not take"):
         registry.load("nearest", alpha=1)
+
+
+# degraded services
+
+WEAK = Steady(on=True, at=NOW)
+
+
+def weak(view: ServiceView) -> ServiceView:
+    """The same, with more errors than usual."""
+    return msgspec.structs.replace(view, errors=WEAK)
+
+
+def test_a_degraded_service_comes_after_those_that_are_ready_and_keep_the_deadline() -> None:
+    snapshot = fleet(
+        weak(service_view("quick/yard", service_ms=5.0)),
+        service_view("slow/yard", service_ms=60.0),
+        service_view("late/yard", service_ms=500.0),
+    )
+    within = Request(ModelName("yard"), "here", qos=Qos(Milliseconds(200.0)))
+    assert order(Predictive(), snapshot, within) == ["slow", "quick", "late"]
+    tight = Request(ModelName("yard"), "here", qos=Qos(Milliseconds(40.0)))
+    assert order(Predictive(), snapshot, tight)[0] == "quick", "the deadline counts more"
+    assert [r.degraded for r in ranked(Predictive(), snapshot, within)] == [False, True, False]
+
+
+def test_two_services_as_good_as_each_other_are_no_tie_when_one_is_degraded() -> None:
+    snapshot = fleet(weak(service_view("a/yard")), service_view("b/yard"))
+    firsts = {ranked(Predictive(), snapshot, seed=seed)[0].service for seed in range(30)}
+    assert firsts == {sid("b")}
+
+
+@pytest.mark.parametrize(
+    ("other_ms", "deadline", "stays"),
+    [(60.0, 200.0, False), (500.0, 200.0, True), (60.0, None, False)],
+    ids=["a ready one keeps the deadline", "the ready one would be late", "without a deadline"],
+)
+def test_a_stream_leaves_a_degraded_incumbent_only_for_a_ready_one_that_keeps_the_deadline(
+    other_ms: float, deadline: float | None, stays: bool
+) -> None:
+    snapshot = fleet(weak(service_view("held/yard", service_ms=20.0)), service_view("other/yard", service_ms=other_ms))
+    qos = Qos(None if deadline is None else Milliseconds(deadline))
+    request = Request(ModelName("yard"), "here", qos=qos, incumbent=sid("held"))
+    assert order(Predictive(), snapshot, request)[0] == ("held" if stays else "other")
+
+
+def test_a_hot_node_makes_its_services_come_last() -> None:
+    hot = msgspec.structs.replace(node_view("hot", temperature=95.0), hot=WEAK)
+    snapshot = fleet(service_view("hot/yard", service_ms=5.0), service_view("cool/yard"), nodes=[("hot", hot)])
+    assert order(Predictive(), snapshot) == ["cool", "hot"]
+
+
+def test_an_incumbent_that_is_ready_is_not_left_for_a_degraded_one() -> None:
+    snapshot = fleet(service_view("held/yard", service_ms=100.0), weak(service_view("quick/yard", service_ms=1.0)))
+    request = Request(ModelName("yard"), "here", incumbent=sid("held"))
+    assert order(Predictive(), snapshot, request)[0] == "held"

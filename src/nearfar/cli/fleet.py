@@ -48,16 +48,17 @@ def nodes(json: Json = False, home: Home = None, fleet: Fleet = None, join: Join
         "No node was found.",
         {
             "node": lambda r: r["node"],
-            "health": lambda r: "[green]alive[/]" if r["alive"] else "[red]gone[/]",
+            "health": _health,
             "machine": lambda r: escape(_machine(r)),
             "cores": lambda r: f"{r['device']['cores']:g}" if "device" in r else "",
             "busy": lambda r: f"{r['cpu']:.0%}" if "cpu" in r else "",
             "free": lambda r: _bytes(r["memory_free"]) if "memory_free" in r else "",
             "heat": lambda r: f"{r['temperature_celsius']:.0f} °C" if r.get("temperature_celsius") else "-",
             "gateway": lambda r: escape(r.get("gateway") or "-"),
+            "why": lambda r: escape(r["reason"]),
         },
-        spare=("heat", "cores", "busy", "free", "machine"),
-        wraps="machine",
+        spare=("heat", "cores", "busy", "free", "machine", "gateway"),
+        wraps="why" if any(row["reason"] for row in rows) else "machine",
     )
 
 
@@ -76,17 +77,19 @@ def services(
         "No service was found.",
         {
             "service": lambda r: r["service"],
-            "health": lambda r: "[green]ready[/]" if r["healthy"] else f"[red]{r['health']}[/]",
+            "health": _health,
             "variant": lambda r: escape(r["variant"] or "-"),
             "on": lambda r: escape(f"{r['runtime']}/{r['unit']}") if r["runtime"] else "-",
             "queue": lambda r: str(r["queued"]),
             "answered": lambda r: str(r["answered"]),
             "failed": lambda r: str(r["failed"] + r["refused"]),
+            "errors": lambda r: f"{r['error_rate']:.0%}",
+            "self-test": _self_test,
             "ms": lambda r: f"{r['service_ms']:.1f}" if r["service_ms"] else "-",
             "memory": lambda r: _bytes(r["memory"]) if r["memory"] else "-",
             "why": lambda r: escape(r["reason"]),
         },
-        spare=("on", "failed", "memory", "queue", "answered", "variant", "ms"),
+        spare=("on", "failed", "memory", "errors", "queue", "answered", "variant", "self-test", "ms"),
         wraps="why",
     )
 
@@ -139,6 +142,22 @@ def show(
     for line in zip(*(cells[name] for name in shown), strict=True):
         table.add_row(*line)
     out.print(table)
+
+
+def _health(row: dict[str, Any]) -> str:
+    """The state, with the code where it says more."""
+    state, code = row["health"], row["code"]
+    colour = {"ready": "green", "degraded": "yellow", "starting": "yellow", "stopping": "yellow"}.get(state, "red")
+    return f"[{colour}]{state}[/]" + (f" ({code})" if code not in ("", state) else "")
+
+
+def _self_test(row: dict[str, Any]) -> str:
+    test = row["self_test"]
+    if test["passed"] is None:
+        return "-"
+    age = test["seconds_ago"]
+    ago = "" if age is None else f" {age:.0f} s ago"
+    return f"[green]passed[/]{ago}" if test["passed"] else f"[red]failed[/]{ago}"
 
 
 def _machine(row: dict[str, Any]) -> str:

@@ -85,19 +85,40 @@ def _store(home: Path | None, config: Path | None = None) -> Store:
     return Store(settings(fleet_flags(home, None, None, config)).home / "models")
 
 
-def look_at(file: Path) -> Any:
-    """A model file's runtime, inputs and outputs; looked at in a process of its own, as it may be hostile."""
-    from nearfar.runtimes.inspect import inspect_isolated
+class Look:
+    """Looks at model files in a process of its own, as they may be hostile, and keeps what each answered when it was
+    asked the question of the self-test, until `keep` writes that beside the manifest."""
 
-    seen = inspect_isolated(file)
-    return seen.runtime, seen.inputs, seen.outputs
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._answers: dict[str, str] = {}
+        self.unanswered = ""
+        """Why the last file has no answer; "" when it has one."""
+
+    def __call__(self, file: Path) -> Any:
+        """The file's runtime, inputs and outputs."""
+        from nearfar.models.blobs import sha256_of
+        from nearfar.runtimes.inspect import learn_isolated
+
+        seen, learned = learn_isolated(file)
+        self.unanswered = learned.reason
+        if learned.answer:
+            self._answers[sha256_of(file)] = learned.answer
+        return seen.runtime, seen.inputs, seen.outputs
+
+    def keep(self, manifest: Manifest) -> Manifest:
+        for variant in manifest.variants:
+            if variant.sha256 in self._answers:
+                self._store.keep_answer(variant.sha256, self._answers[variant.sha256])
+        return manifest
 
 
-def add_model(store: Store, path: Path, options: AddOptions | None = None) -> Manifest:
+def add_model(store: Store, path: Path, options: AddOptions | None = None, look: Look | None = None) -> Manifest:
     """Take a model file into the store, its family recognised from its outputs."""
     from nearfar.models.adding import AddOptions, add_file
 
-    return add_file(store, path, look_at, options or AddOptions())
+    look = look or Look(store)
+    return look.keep(add_file(store, path, look, options or AddOptions()))
 
 
 def _options(
@@ -165,11 +186,12 @@ def add(
     from nearfar.models.adding import add_with_manifest
 
     store = _store(*home_and_config(context, home, config))
+    look = Look(store)
     if manifest is not None:
-        _tell(add_with_manifest(store, file, manifest, look_at), json)
+        _tell(look.keep(add_with_manifest(store, file, manifest, look)), json, look)
         return
     options = _options(name, task, labels, decoder, size, precision, variant, licence)
-    _tell(add_model(store, file, options), json)
+    _tell(add_model(store, file, options, look), json, look)
 
 
 @app.command()
@@ -190,10 +212,11 @@ def pull(
     config: Config = None,
 ) -> None:
     """Pull a model from a hub, check it, and add it. Needs the extra hub of the package."""
-    from nearfar.models.pull import pull as fetch
 
     options = _options(name, task, labels, decoder, size, precision, variant, licence)
-    _tell(fetch(reference, _store(*home_and_config(context, home, config)), look_at, sha256, options), json)
+    store = _store(*home_and_config(context, home, config))
+    look = Look(store)
+    _tell(look.keep(fetch(reference, store, look, sha256, options)), json, look)
 
 
 @app.command()
@@ -232,7 +255,7 @@ def remove(
     console().print(f"Removed [bold]{name}[/].")
 
 
-def _tell(manifest: Manifest, json: bool) -> None:
+def _tell(manifest: Manifest, json: bool, look: Look) -> None:
     import msgspec
 
     if json:
@@ -251,4 +274,7 @@ def _tell(manifest: Manifest, json: bool) -> None:
             "[yellow]  its classes are shown as numbers[/]; to name them, "
             f"[bold]nearfar models remove {manifest.name}[/] and add it with --labels"
         )
+    if look.unanswered:
+        told = f"No answer was recorded for its self-test ({look.unanswered}): services go by their own first one."
+        out.print(f"[dim]  {escape(told)}[/]")
     out.print(f"Serve it with: [bold]nearfar up --model {manifest.name}[/]")

@@ -20,6 +20,7 @@ from nearfar.fleet.events import (
 )
 from nearfar.fleet.reduce import fold, prune
 from nearfar.fleet.snapshot import Snapshot
+from nearfar.fleet.steady import LEAVE
 from nearfar.mesh.base import Handle, Mesh
 from nearfar.node import keys
 from nearfar.types.ids import NodeId
@@ -35,8 +36,8 @@ class FleetView:
     def __init__(self, mesh: Mesh, me: str) -> None:
         self._snapshot = Snapshot(me)
         self._events: deque[Event] = deque()
-        self._reports: dict[str, Event] = {}
-        """The newest report of each node, service and link: of older ones nobody would read a word."""
+        self._reports: dict[str, deque[Event]] = {}
+        """The newest reports of each node, service and link: as many as its conditions are counted by (`steady.py`)."""
         self._instances: dict[NodeId, set[str]] = {}
         self._next_prune = 0.0
         self._service_reports = msgspec.msgpack.Decoder(ServiceReport)
@@ -61,29 +62,36 @@ class FleetView:
             while self._events:
                 events.append(self._events.popleft())
             reports, self._reports = self._reports, {}
-            events += list(reports.values())
+            for kept in reports.values():
+                events += list(kept)
             self._snapshot = fold(self._snapshot, events)
         if now >= self._next_prune:
             self._next_prune = now + PRUNE_EVERY
             self._snapshot = prune(self._snapshot, now)
         return self._snapshot
 
+    def _keep(self, key: str, event: Event) -> None:
+        kept = self._reports.get(key)
+        if kept is None:
+            kept = self._reports[key] = deque(maxlen=LEAVE)
+        kept.append(event)
+
     def measured(self, report: LinkReport) -> None:
         """A link from here, measured by our own prober."""
         event = LinkMeasured(NodeId(self._snapshot.me), report, Seconds(time.monotonic()))
-        self._reports[f"link/{report.peer}"] = event
+        self._reports[f"link/{report.peer}"] = deque((event,), 1)
 
     def _on_service_report(self, key: str, payload: bytes) -> None:
         try:
             event = ServiceReported(self._service_reports.decode(payload), Seconds(time.monotonic()))
-            self._reports[f"{key}/{event.report.instance}"] = event
+            self._keep(f"{key}/{event.report.instance}", event)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self.malformed += 1
 
     def _on_node_report(self, key: str, payload: bytes) -> None:
         try:
             event = NodeReported(self._node_reports.decode(payload), Seconds(time.monotonic()))
-            self._reports[f"{key}/{event.report.instance}"] = event
+            self._keep(f"{key}/{event.report.instance}", event)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self.malformed += 1
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from nearfar.devices import temperature
 from nearfar.devices.files import read_text
+from nearfar.devices.throttle import Throttle
 from nearfar.limits import cgroups, free_memory, usable_cores, usable_memory
 from nearfar.types.units import Bytes, Celsius, Ratio
 
@@ -22,6 +23,8 @@ class Usage(NamedTuple):
     memory_free: Bytes
     temperature: Celsius | None
     temperature_reason: str
+    throttled: bool | None = None
+    throttled_reason: str = ""
 
 
 class _Work(NamedTuple):
@@ -44,6 +47,7 @@ class UsageSampler:
         self._cpus = _pinned() if cpus is None else frozenset(cpus)
         self._cores = usable_cores(root)
         self._sensors = temperature.sensors(root)
+        self._throttle = Throttle(root)
         # The group that has the quota: its own time is what the quota is spent on. v1 keeps time in a second hierarchy.
         quota = self._cores.quota
         self._groups = [] if quota is None else [quota, *cgroups(root, "cpuacct")]
@@ -65,7 +69,9 @@ class UsageSampler:
             free >= 0
         ):  # else it cannot be read at this moment, for want of file descriptors perhaps: the last one stands
             self._free = Bytes(free)
-        return Usage(Ratio(self._cpu), self._free, celsius, hot.reason)
+        held = self._throttle.sample()
+        throttled = None if held.value is None else bool(held.value)
+        return Usage(Ratio(self._cpu), self._free, celsius, hot.reason, throttled, held.reason)
 
     def _work(self, moment: float | None = None) -> _Work:
         busy = self._group_work()

@@ -27,6 +27,7 @@ from nearfar.fleet.events import (
     ServiceReported,
     ServiceVanished,
 )
+from nearfar.fleet.health import QUARANTINE, follow_node, follow_service
 from nearfar.fleet.snapshot import FRESH, LinkView, NodeView, Observed, ServiceView, Snapshot
 from nearfar.fleet.unreliable import UNRELIABLE_MOST, Unreliable, answered, broken, failed, fewer
 from nearfar.types.ids import ModelName, NodeId, ServiceId, VariantId, node_of, service_id
@@ -42,8 +43,6 @@ OBSERVED_MOST = 2048
 that asks so many asks each so rarely that what it observed has faded before it is of use (`BELIEVED` in placement)."""
 BLAMELESS = frozenset({"cancelled", "invalid-input", "too-large", "overloaded"})
 """Failures that say nothing against the service: the caller left, sent nonsense, or the queue was full."""
-QUARANTINE = 3
-"""So many failures in a row keep a service out for a while (`placement/filters.py`)."""
 _RATIO_LEAST, _RATIO_MOST = 0.25, 4.0
 _LONGEST_MS = 1e7
 _INSTANCES = 4
@@ -239,14 +238,15 @@ def _service_reported(draft: Draft, event: ServiceReported) -> None:
     view = draft.services.get(service)
     if view is None:
         instances = (report.instance,) if report.instance else ()
-        draft.put_service(service, ServiceView(report, False, at, at, instances))
+        draft.put_service(service, follow_service(ServiceView(report, False, at, at, instances), None))
         return
     instances_after = _succession(view.instances, report.instance, view.heard, at)
     if instances_after is None:
         return
     if view.instances and instances_after[0] != view.instances[0]:
         _pardon(draft, service)
-    draft.put_service(service, ServiceView(report, view.alive, at, view.since, instances_after))
+    after = ServiceView(report, view.alive, at, view.since, instances_after)
+    draft.put_service(service, follow_service(after, view))
 
 
 def _node_reported(draft: Draft, event: NodeReported) -> None:
@@ -254,10 +254,12 @@ def _node_reported(draft: Draft, event: NodeReported) -> None:
     view = draft.nodes.get(report.node)
     if view is None:
         view = NodeView(None, False, at, at, ())
+    # What was known of its machine is kept over a restart of its agent: the machine is as hot as before.
     instances = _succession(view.instances, report.instance, view.heard, at)
     if instances is None:
         return
-    draft.put_node(report.node, NodeView(report, view.alive, at, view.since, instances))
+    after = NodeView(report, view.alive, at, view.since, instances)
+    draft.put_node(report.node, follow_node(after, view))
     for link in report.links:
         draft.put_link(report.node, link, at)
 

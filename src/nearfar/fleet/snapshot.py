@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from nearfar.fleet.steady import OFF, Steady
 from nearfar.fleet.unreliable import Unreliable
 from nearfar.types.ids import ModelName, NodeId, ServiceId
 from nearfar.types.telemetry import NodeReport, ServiceReport, ServiceState
@@ -36,6 +37,10 @@ class ServiceView(msgspec.Struct, frozen=True):
     """When `alive` last changed."""
     instances: tuple[str, ...] = ()
     """Instances that reported, the current one first, at most four."""
+    errors: Steady = OFF
+    """More of its requests fail than usual."""
+    broken: Steady = OFF
+    """So many fail that it is not worth asking."""
 
 
 class NodeView(msgspec.Struct, frozen=True):
@@ -46,6 +51,10 @@ class NodeView(msgspec.Struct, frozen=True):
     heard: Seconds = NEVER
     since: Seconds = NEVER
     instances: tuple[str, ...] = ()
+    hot: Steady = OFF
+    throttled: Steady = OFF
+    short: Steady = OFF
+    """Of memory."""
 
 
 class LinkView(msgspec.Struct, frozen=True, gc=False):
@@ -107,7 +116,8 @@ _HEALTHY = (True, "", "")
 
 
 def service_health(view: ServiceView, node: NodeView | None, now: Seconds) -> tuple[bool, str, str]:
-    """Whether a service may be asked, else a code (`gone`, `stale`, `starting`, `failed`, `stopping`) and the reason.
+    """Whether a service lives and says that it is well, else a code and the reason: `gone`, `disconnected`, `stale`,
+    `starting`, `failed`, `self-test`, `stopping`. `health.health` also knows who is weak or quarantined.
 
     Healthy is: token present, telemetry at most `FRESH` old, state ready. The agent is not on the data path, so a
     service whose agent is gone stays healthy; `node` only tells a dead process from a dead machine.
@@ -123,14 +133,20 @@ def service_health(view: ServiceView, node: NodeView | None, now: Seconds) -> tu
     state = report.state
     if age <= FRESH:
         if state is not _READY:
-            return False, state.value, f"{state.value}: {report.reason}" if report.reason else state.value
+            wrong = state is ServiceState.FAILED and report.self_test.passed is False
+            code = "self-test" if wrong else state.value
+            return False, code, f"{state.value}: {report.reason}" if report.reason else state.value
         if view.alive:
             return _HEALTHY
     if not view.alive:
         gone = "" if view.since == NEVER else f" for {now - view.since:.1f} s"
-        if node is not None and not node.alive:
-            return False, "gone", f"its node is gone{gone}"
-        return False, "gone", f"its process has not been on the mesh{gone}"
+        if state is ServiceState.STOPPING:
+            return False, "gone", f"it has been gone{gone}, after it said goodbye"
+        if node is None or node.alive:
+            return False, "gone", f"its process has not been on the mesh{gone}"
+        if node.report is not None and node.report.leaving:
+            return False, "gone", f"its node is gone{gone}, after it said goodbye"
+        return False, "disconnected", f"its node is gone without a goodbye{gone}; it may come back as it was"
     if view.heard == NEVER:
         return False, "stale", "on the mesh, but no telemetry has come yet"
     return False, "stale", f"no telemetry for {age:.1f} s"

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from nearfar.fleet.snapshot import Snapshot, freshness, service_health
+from nearfar.fleet.health import health, node_health
+from nearfar.fleet.snapshot import Snapshot, freshness
 from nearfar.types.histogram import Histogram
 from nearfar.types.telemetry import ServiceReport
 from nearfar.types.units import Seconds
@@ -37,7 +38,9 @@ def nodes_as_json(snapshot: Snapshot, now: Seconds) -> list[dict[str, Any]]:
     rows = []
     for node, view in sorted(snapshot.nodes.items()):
         age = freshness(view, now)
+        state, code, reason = node_health(view, now)
         row: dict[str, Any] = {"node": node, "alive": view.alive, "heard_seconds_ago": _finite(age)}
+        row |= {"health": state.value, "code": code, "reason": reason}
         if view.report is not None:
             row |= {
                 "version": view.report.version,
@@ -45,6 +48,8 @@ def nodes_as_json(snapshot: Snapshot, now: Seconds) -> list[dict[str, Any]]:
                 "memory_free": view.report.memory_free,
                 "temperature_celsius": view.report.temperature,
                 "temperature_reason": view.report.temperature_reason,
+                "throttled": view.report.throttled,
+                "throttled_reason": view.report.throttled_reason,
                 "gateway": view.report.gateway,
                 "models": list(view.report.models),
                 "device": msgspec.to_builtins(view.report.device),
@@ -57,7 +62,8 @@ def services_as_json(snapshot: Snapshot, now: Seconds) -> list[dict[str, Any]]:
     rows = []
     for service, view in sorted(snapshot.services.items()):
         report = view.report
-        healthy, code, reason = service_health(view, snapshot.nodes.get(report.node), now)
+        state, code, reason = health(snapshot, service, now)
+        test = report.self_test
         observed = snapshot.observed.get(service)
         rows.append(
             {
@@ -68,9 +74,17 @@ def services_as_json(snapshot: Snapshot, now: Seconds) -> list[dict[str, Any]]:
                 "runtime": report.runtime,
                 "unit": report.unit,
                 "state": report.state.value,
-                "healthy": healthy,
-                "health": code or "ready",
+                "healthy": state.may_be_asked,
+                "health": state.value,
+                "code": code,
                 "reason": reason or report.reason,
+                "self_test": {
+                    "passed": test.passed,
+                    "reason": test.reason,
+                    "seconds_ago": None if test.passed is None else _finite(test.age + freshness(view, now)),
+                    "failed": test.failed,
+                },
+                "error_rate": round(report.error_rate, 4),
                 "queued": report.queued,
                 "in_flight": report.in_flight,
                 "queue_limit": report.queue_limit,
@@ -96,7 +110,7 @@ def models_as_json(snapshot: Snapshot, now: Seconds) -> list[dict[str, Any]]:
                 rows.setdefault(model, {"model": model, "served_by": [], "stored_on": []})["stored_on"].append(node)
     for service, view in snapshot.services.items():
         row = rows.setdefault(view.report.model, {"model": view.report.model, "served_by": [], "stored_on": []})
-        if service_health(view, snapshot.nodes.get(view.report.node), now)[0]:
+        if health(snapshot, service, now)[0].may_be_asked:
             row["served_by"].append(service)
     return [rows[model] for model in sorted(rows)]
 

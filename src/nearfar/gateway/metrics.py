@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from nearfar.fleet.snapshot import Snapshot, service_health
+from nearfar.fleet.health import Health, health
+from nearfar.fleet.snapshot import Snapshot
 from nearfar.gateway.state import State
 from nearfar.types.histogram import Histogram
 from nearfar.types.ids import node_of
@@ -25,10 +26,14 @@ METRICS: Mapping[str, str] = {
     "nearfar_node_cpu_ratio": "Busy share of the node's usable cores.",
     "nearfar_node_memory_free_bytes": "Memory that the node has left.",
     "nearfar_node_temperature_celsius": "Hottest sensor of the node; absent when it has none.",
+    "nearfar_node_throttled": "1 while the node's processor is held back; absent when the system does not tell.",
     "nearfar_link_rtt_seconds": "Round trip between two nodes.",
     "nearfar_link_loss_ratio": "Share of pings between two nodes without an answer.",
     "nearfar_link_bandwidth_bytes_per_second": "Measured bandwidth between two nodes; absent when unknown.",
     "nearfar_service_up": "1 when the service may be asked.",
+    "nearfar_service_health": "1 for the state that the service is in, 0 for every other one.",
+    "nearfar_service_error_ratio": "Share of the service's last requests that failed by its own fault.",
+    "nearfar_service_self_tests_failed": "Self-tests of the service that failed since its node started.",
     "nearfar_service_queued": "Requests that wait at the service.",
     "nearfar_service_in_flight": "Requests that the service works on.",
     "nearfar_service_answered": "Requests that the service answered since it started.",
@@ -73,6 +78,7 @@ def _fleet(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
     cpu = _gauge("nearfar_node_cpu_ratio", "node")
     memory = _gauge("nearfar_node_memory_free_bytes", "node")
     heat = _gauge("nearfar_node_temperature_celsius", "node")
+    throttled = _gauge("nearfar_node_throttled", "node")
     for node, view in snapshot.nodes.items():
         up.add_metric([node], int(view.alive))
         if view.report is not None:
@@ -80,7 +86,9 @@ def _fleet(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
             memory.add_metric([node], view.report.memory_free)
             if view.report.temperature is not None:
                 heat.add_metric([node], view.report.temperature)
-    yield from (up, cpu, memory, heat)
+            if view.report.throttled is not None:
+                throttled.add_metric([node], int(view.report.throttled))
+    yield from (up, cpu, memory, heat, throttled)
     rtt = _gauge("nearfar_link_rtt_seconds", "source", "destination")
     loss = _gauge("nearfar_link_loss_ratio", "source", "destination")
     bandwidth = _gauge("nearfar_link_bandwidth_bytes_per_second", "source", "destination")
@@ -96,15 +104,22 @@ def _fleet(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
 def _services(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
     labels = ("node", "model", "variant", "runtime")
     gauges = {
-        name: _gauge(f"nearfar_service_{name}", *labels) for name in ("up", "queued", "in_flight", "memory_bytes")
+        name: _gauge(f"nearfar_service_{name}", *labels)
+        for name in ("up", "error_ratio", "queued", "in_flight", "memory_bytes")
     }
     counters = {name: _counter(f"nearfar_service_{name}", *labels) for name in ("answered", "failed", "refused")}
+    states = _gauge("nearfar_service_health", *labels, "health")
+    tests = _counter("nearfar_service_self_tests_failed", *labels)
     stages = _histogram("nearfar_service_stage_seconds", *labels, "stage")
     for service, view in snapshot.services.items():
         report = view.report
         key = [node_of(service), report.model, report.variant, report.runtime]
-        healthy, _, _ = service_health(view, snapshot.nodes.get(report.node), now)
-        gauges["up"].add_metric(key, int(healthy))
+        state, _, _ = health(snapshot, service, now)
+        for one in Health:
+            states.add_metric([*key, one.value], int(one is state))
+        tests.add_metric(key, report.self_test.failed)
+        gauges["up"].add_metric(key, int(state.may_be_asked))
+        gauges["error_ratio"].add_metric(key, report.error_rate)
         gauges["queued"].add_metric(key, report.queued)
         gauges["in_flight"].add_metric(key, report.in_flight)
         gauges["memory_bytes"].add_metric(key, report.memory)
@@ -114,7 +129,7 @@ def _services(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
             _add(stages, [*key, stage], Histogram(summary.counts, summary.sum))
     yield from gauges.values()
     yield from counters.values()
-    yield stages
+    yield from (states, tests, stages)
 
 
 def _counter(name: str, *labels: str) -> CounterMetricFamily:

@@ -51,8 +51,9 @@ def locked(root: Path, needed: int = 0) -> Iterator[None]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         with _translated(root, 0):
-            for left in [*root.glob(f"manifests/{_PARTIAL}*"), *root.glob(f"blobs/sha256/*/{_PARTIAL}*")]:
-                left.unlink(missing_ok=True)
+            for folder in ("manifests", "answers", "blobs/sha256/*"):
+                for left in root.glob(f"{folder}/{_PARTIAL}*"):
+                    left.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)

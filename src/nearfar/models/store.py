@@ -2,6 +2,7 @@
 
     <root>/manifests/<name>.toml
     <root>/blobs/sha256/ab/abcd...
+    <root>/answers/<sha256 of a file>.json      what that file answers to the question of the self-test, if it was asked
 
 Reading takes no lock: a manifest is replaced in one step, and its files are there before it is.
 """
@@ -21,6 +22,9 @@ from nearfar.models.manifest import LONGEST_TEXT, Manifest, Variant, parse_manif
 from nearfar.models.manifest_toml import to_toml
 from nearfar.types.ids import is_name
 
+ANSWER = ".answer.json"
+"""Behind the name of an embedded model's file: its recorded answer."""
+
 
 class StoredModel(msgspec.Struct, frozen=True):
     """A model and where the file of each variant lies. An embedded one cannot be changed or removed."""
@@ -28,6 +32,15 @@ class StoredModel(msgspec.Struct, frozen=True):
     manifest: Manifest
     paths: Mapping[str, Path]
     embedded: bool = False
+    answers: Mapping[str, Path] = {}
+    """Where the recorded answer of each variant lies; not all have one."""
+
+    def answer(self, variant_id: str) -> str:
+        """The recorded answer of a variant to the question of the self-test, as it was kept; "" when there is none."""
+        try:
+            return self.answers[variant_id].read_text(encoding="utf-8")
+        except (KeyError, OSError, UnicodeDecodeError):
+            return ""  # the service then learns its own, and says so
 
     def open(self, variant_id: str) -> Path:
         """The path of a variant's file, after its length and sha256 were checked: for serving.
@@ -114,14 +127,23 @@ class Store:
         if is_name(name):
             manifest = self._read(name)
             if manifest is not None:
-                return StoredModel(manifest, {v.id: blobs.blob_path(self.root, v.sha256) for v in manifest.variants})
+                paths = {v.id: blobs.blob_path(self.root, v.sha256) for v in manifest.variants}
+                answers = {v.id: self._answer_path(v.sha256) for v in manifest.variants}
+                return StoredModel(manifest, paths, answers=answers)
             if name in embedded.folders():
-                return StoredModel(*embedded.read(name), embedded=True)
+                of_package, files = embedded.read(name)
+                told = {variant: path.with_name(path.name + ANSWER) for variant, path in files.items()}
+                return StoredModel(of_package, files, True, told)
         known = self._names()
         close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
         guess = f" (did you mean {close[0]!r}?)" if close else ""
         have = f"There are: {', '.join(known)}." if known else "The store is empty: run `nearfar models add FILE`."
         raise UnknownModel(f"There is no model {name!r}{guess}.", have)
+
+    def keep_answer(self, sha256: str, answer: str) -> None:
+        """Keep what the file of this sha256 answers to the question of the self-test. Raises `StoreError`."""
+        with blobs.locked(self.root):
+            blobs.write_text(self._answer_path(sha256), answer, self.root)
 
     def remove(self, name: str) -> None:
         """Forget a model and delete the files that no other one needs.
@@ -189,6 +211,9 @@ class Store:
             raise ManifestError(f"{name!r} cannot name a model.", "Use a-z, 0-9, '.', '_', '-'.")
         return self.root / "manifests" / f"{name}.toml"
 
+    def _answer_path(self, sha256: str) -> Path:
+        return self.root / "answers" / f"{sha256}.json"
+
     def _names(self) -> tuple[str, ...]:
         try:
             stored = {p.stem for p in (self.root / "manifests").iterdir() if p.suffix == ".toml" and is_name(p.stem)}
@@ -216,3 +241,4 @@ class Store:
         for path in self.root.glob("blobs/sha256/*/*"):
             if path not in needed:
                 blobs.remove(path, self.root)
+                blobs.remove(self._answer_path(path.name), self.root)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from nearfar import __version__
-from nearfar.errors import DeadlineExceeded, DuplicateNode, MeshError, NearfarError
+from nearfar.errors import DeadlineExceeded, DuplicateNode, MeshError, NearfarError, SelfTestFailed
 from nearfar.mesh.base import Handle, Mesh
 from nearfar.node import keys
 from nearfar.node.child import Child
@@ -21,7 +21,7 @@ from nearfar.node.plan import FORGIVEN_AFTER, Forget, Kill, Phase, Start, Status
 from nearfar.node.prober import Prober, answer_ping
 from nearfar.node.spec import Milestone, ServiceSpec
 from nearfar.types.ids import ModelName, NodeId, VariantId, service_id
-from nearfar.types.telemetry import DeviceInfo, NodeReport, Reading, ServiceReport, ServiceState
+from nearfar.types.telemetry import DeviceInfo, NodeReport, Reading, SelfTest, ServiceReport, ServiceState
 from nearfar.types.units import Bytes, Celsius, Ratio, Seconds
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class Usage(msgspec.Struct, frozen=True):
     memory_free: Bytes
     temperature: Celsius | None
     temperature_reason: str
+    throttled: bool | None = None
+    throttled_reason: str = "not looked at"
 
 
 class Agent:
@@ -226,14 +228,18 @@ class Agent:
     async def _keep(self, model: ModelName) -> None:
         """One life of a service, from the choice of its variant to the explanation of its end."""
         started = time.monotonic()
+        code = ""
         try:
             spec = await asyncio.get_running_loop().run_in_executor(None, self._prepare, model)
+            spec = msgspec.structs.replace(spec, self_tests_failed=self._status[model].self_tests_failed)
             child = await Child.start(spec)
             self._children[model] = child
             if self._closing or self._status[model].phase is Phase.STOPPING:  # it was told so before it was there
                 child.stop()
             await child.listen()
             reason = child.ended or "ended"
+            if child.word is not None:
+                code = child.word.code
         except NearfarError as error:
             reason = str(error)
         except OSError as error:
@@ -250,12 +256,14 @@ class Agent:
         failures = 0 if asked else (1 if forgiven else before.failures + 1)
         if not asked:
             log.warning("%s: service %s is down: %s", self.node, model, reason)
-        self._set(model, Phase.DOWN, Seconds(time.monotonic()), failures=failures, reason=reason, memory=Bytes(0))
+        tests = before.self_tests_failed + (code == SelfTestFailed.code)
+        told = {"reason": reason, "code": code, "self_tests_failed": tests}
+        self._set(model, Phase.DOWN, Seconds(time.monotonic()), failures=failures, memory=Bytes(0), **told)
         self._wake.set()
 
     # -- telemetry --------------------------------------------------------------------------------------------------
 
-    def _report(self) -> None:
+    def _report(self, *, leaving: bool = False) -> None:
         usage = self._usage()
         report = NodeReport(
             node=self.node,
@@ -270,6 +278,9 @@ class Agent:
             links=self.prober.links(),
             gateway=self.gateway,
             host=self._host,
+            throttled=usage.throttled,
+            throttled_reason=usage.throttled_reason,
+            leaving=leaving,
         )
         self._mesh.publish(keys.node_report_key(self.node), self._encoder.encode(report))
         for model, status in self._status.items():
@@ -309,11 +320,25 @@ class Agent:
             unit=child.spec.unit if child else "",
             state=ServiceState.FAILED if down else ServiceState.STARTING,
             reason=reason,
+            self_test=SelfTest(
+                False if down and status.code == SelfTestFailed.code else None,
+                "its service does not run",
+                failed=status.self_tests_failed,
+            ),
         )
+
+    def _say_goodbye(self) -> None:
+        """While the token is still there: who hears it knows that what follows is no accident."""
+        if self._announced and not self._rivals:  # another of our id stays: it is not leaving
+            try:
+                self._report(leaving=True)
+            except Exception:  # going must not depend on saying so
+                log.exception("%s: goodbye could not be said", self.node)
 
     async def close(self, patience: float = 8.0) -> None:
         """Stop the services, each with time to answer what waits; what does not stop in time is killed."""
         self._closing = True
+        self._say_goodbye()
         for child in tuple(self._children.values()):
             child.stop()
         for model in tuple(self._status):
@@ -325,6 +350,7 @@ class Agent:
             if late:
                 await asyncio.wait(late, timeout=2)
         await self.prober.close()
+        self._say_goodbye()  # once more: the first one may be older than what others believe fresh
         for handle in self._handles:
             handle.close()
 

@@ -116,6 +116,8 @@ class Assembler:
             stuck_after=node.stuck_after_ms / 1000,
             impairment=impairment(self._settings),
             cost=node.cost,
+            self_test_every=node.self_test_every_ms / 1000,
+            known_answer=stored.answer(choice.variant.id),
         )
 
     def stored(self) -> list[ModelName]:
@@ -142,7 +144,8 @@ async def assemble(settings: Settings, node: NodeId, inventory: Inventory, gatew
 
     def usage() -> Usage:
         sample = sampler.sample()
-        return Usage(sample.cpu, sample.memory_free, sample.temperature, sample.temperature_reason)
+        told = (sample.temperature, sample.temperature_reason, sample.throttled, sample.throttled_reason)
+        return Usage(sample.cpu, sample.memory_free, *told)
 
     host = inventory.device.readings.get("host")
     agent = Agent(

@@ -37,6 +37,10 @@ class Status(msgspec.Struct, frozen=True):
     memory: Bytes = Bytes(0)
     silent: Seconds = Seconds(0.0)
     """Since its last word to the agent; a service that is ready says one every second."""
+    code: str = ""
+    """Of the failure that ended it last, where it said one."""
+    self_tests_failed: int = 0
+    """Since the agent started."""
 
 
 class Start(msgspec.Struct, frozen=True):

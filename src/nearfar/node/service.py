@@ -21,6 +21,7 @@ import msgspec
 from nearfar.errors import InferenceError, ModelFileError, NearfarError
 from nearfar.node import keys
 from nearfar.node.meter import Meter
+from nearfar.node.selftest import SelfTester, first_test
 from nearfar.node.spec import Milestone, ServiceSpec, Word
 from nearfar.node.worker import Description, Engine, Pool
 from nearfar.types.image import Image
@@ -72,20 +73,29 @@ class Reporter:
     def _run(self) -> None:
         encoder = msgspec.msgpack.Encoder()
         while not self._closed:
-            try:
-                report = self._meter.report()
-                self._said = report.queued
-                self._mesh.publish(self._key, encoder.encode(report))
-            except Exception:  # without reports the service counts as dead, though it answers: try again
-                log.exception("telemetry could not be sent")
+            self._publish(encoder)
             time.sleep(REPORT_SOONEST)
             self._event.wait(REPORT_EVERY - REPORT_SOONEST)
             self._event.clear()
 
+    def _publish(self, encoder: msgspec.msgpack.Encoder) -> None:
+        try:
+            report = self._meter.report()
+            self._said = report.queued
+            self._mesh.publish(self._key, encoder.encode(report))
+        except Exception:  # without reports the service counts as dead, though it answers: try again
+            log.exception("telemetry could not be sent")
+
+    def now(self) -> None:
+        """Report at once: the state has changed."""
+        self._event.set()
+
     def close(self) -> None:
+        """Say the last word: while the token is still there, so that who hears it knows that it was no accident."""
         self._closed = True
         self._event.set()
         self._thread.join(1)
+        self._publish(msgspec.msgpack.Encoder())
 
 
 def blank(spec: TensorSpec) -> NDArray[Any]:
@@ -123,15 +133,17 @@ def _limit_image_threads(threads: int) -> None:
     cv2.setNumThreads(threads)
 
 
-def _profile(engine: Engine) -> float:
-    """Mean milliseconds of a request on a blank input; also the warm-up, and the proof that the variant runs at all."""
+def _profile(engine: Engine, warm_up: int) -> float:
+    """Mean milliseconds of a request on a blank input; also the warm-up, and the proof that the variant runs at all.
+
+    `warm_up` runs are not counted."""
     import cv2
     import numpy as np
 
     blank_image = np.zeros((BLANK, BLANK, 3), np.uint8)
     images = [Image.bgr(blank_image), Image.encoded(cv2.imencode(".jpg", blank_image)[1].tobytes())]
     times = []
-    for number in range(WARM_UP + PROFILE_RUNS):
+    for number in range(warm_up + PROFILE_RUNS):
         start = time.perf_counter()
         if engine.pipeline is None:
             engine.run({spec.name: blank(spec) for spec in engine.loaded.inputs})
@@ -140,7 +152,7 @@ def _profile(engine: Engine) -> float:
             inputs, geometry = engine.pipeline.prepare(image)
             engine.pipeline.finish(engine.run(inputs)[0], geometry)
         times.append((time.perf_counter() - start) * 1000)
-    return sum(times[WARM_UP:]) / PROFILE_RUNS
+    return sum(times[warm_up:]) / PROFILE_RUNS
 
 
 def _say(word: Word) -> None:
@@ -154,33 +166,46 @@ def serve(spec: ServiceSpec, stop: threading.Event) -> None:
     from nearfar.mesh.zenoh import ZenohMesh
 
     engines, description = _load(spec)
-    profile_ms = _profile(engines[0])
-    meter = Meter(spec, profile_ms)
+    meter = Meter(spec, 0.0)
+    tested = spec.self_test_every > 0
+    question = first_test(engines, spec.known_answer, meter, spec.self_tests_failed) if tested else None
+    # The question warmed the engine up; the way of a picture, which it does not take, it did not.
+    profile_ms = _profile(engines[0], WARM_UP - (question is not None and engines[0].pipeline is None))
+    meter.start(profile_ms)
     zenoh = ZenohMesh(spec.mesh)
     mesh: Mesh = ImpairedMesh(zenoh, spec.impairment) if spec.impairment else zenoh
     reporter = Reporter(mesh, meter, keys.service_report_key(spec.service))
     pool = Pool(engines, meter, description, spec.queue_limit, reporter.changed)
+    tester = SelfTester(question, engines, spec.self_test_every, meter, reporter.now) if question else None
     handle = mesh.serve(keys.service_key(spec.service), pool.accept)
     ready = Word(Milestone.READY, profile_ms=profile_ms)
     _say(ready)
     looks = 0
-    while not stop.wait(LOOK_EVERY):
+    while not stop.wait(LOOK_EVERY) and not (tester and tester.error):
         looks += 1
         if looks % BEAT_EVERY == 0:
             with contextlib.suppress(OSError):  # the agent is gone, and its end stops us
                 os.write(1, msgspec.json.encode(ready) + b"\n")
-        if spec.stuck_after and pool.longest(time.monotonic()) > spec.stuck_after:
+        longest = max(pool.longest(time.monotonic()), tester.longest(time.monotonic()) if tester else 0.0)
+        if spec.stuck_after and longest > spec.stuck_after:
             _say(Word(Milestone.FAILED, InferenceError.code, f"An inference did not end in {spec.stuck_after:g} s."))
             os._exit(4)  # callers see us vanish, and ask another
-    meter.state = ServiceState.STOPPING
+    failed = tester.error if tester else None
+    if failed is None:
+        meter.state = ServiceState.STOPPING
+        reporter.now()
     pool.close()  # first answer what waits, then withdraw: a caller that still waits must not see us vanish
-    handle.close()
+    if tester is not None:
+        tester.close()
     reporter.close()
+    handle.close()
     zenoh.close_now()
+    if failed is not None:
+        raise failed
 
 
-def main() -> int:
-    """The process. Exit code 0 after a stop, 3 when the variant could not be loaded."""
+def main() -> None:
+    """The process. Exit code 0 after a stop, 3 when the variant could not be loaded or failed its self-test."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the agent, which then closes our input
@@ -198,13 +223,13 @@ def main() -> int:
         serve(spec, stop)
     except NearfarError as error:
         _say(Word(Milestone.FAILED, error.code, str(error)))
-        return 3
+        os._exit(3)
     except MemoryError:
         _say(Word(Milestone.FAILED, ModelFileError.code, "There is not enough memory to load the model."))
-        return 3
+        os._exit(3)
     sys.stdout.flush()
     os._exit(0)  # engines and Zenoh run threads of their own that do not all end; nothing is left to write
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

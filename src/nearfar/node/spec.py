@@ -34,6 +34,12 @@ class ServiceSpec(msgspec.Struct, frozen=True):
     impairment: Impairment = Impairment()
     cost: float = 0.0
     """Price of one request, as the node's settings state it."""
+    self_test_every: float = 0.0
+    """Seconds between questions whose answer is known; 0 for never, not even at the start."""
+    known_answer: str = ""
+    """The recorded answer as `runtimes/known_answer.py` wrote it; "" when there is none."""
+    self_tests_failed: int = 0
+    """Of this service since its node started."""
 
     @property
     def service(self) -> ServiceId:

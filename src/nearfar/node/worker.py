@@ -19,7 +19,7 @@ import msgspec
 from nearfar.errors import DeadlineExceeded, InferenceError, InputError, NearfarError, Overloaded
 from nearfar.mesh.base import Call
 from nearfar.node.meter import Meter
-from nearfar.runtimes.base import LoadedVariant, check_inputs, check_outputs
+from nearfar.runtimes.base import LoadedVariant, OutputForms, check_inputs
 from nearfar.types.image import Image, ImageKind
 from nearfar.types.request import Stages
 from nearfar.types.tensor import Tensor, TensorSpec
@@ -62,22 +62,38 @@ class Engine:
 
     def __init__(self, loaded: LoadedVariant, pipeline: Pipeline | None, slowdown: float) -> None:
         self.loaded = loaded
+        self._forms = OutputForms(loaded.outputs)
         self.pipeline = pipeline
         self.busy = threading.Lock()
         """Held while a thread works with it."""
+        self._gate = threading.Lock()
+        """Held by who waits for `busy`, so that a worker who is never idle cannot take it again and again."""
+        self.broken: NearfarError | None = None
+        """Why it must not answer any more. Set while `busy` is held."""
         self._pause = slowdown - 1.0
 
+    def take(self) -> None:
+        """Have it for oneself, in turn; `busy.release()` gives it back."""
+        with self._gate:
+            self.busy.acquire()
+
+    def take_at_once(self) -> bool:
+        """Have it for oneself if nobody works with it or waits for it."""
+        return not self._gate.locked() and self.busy.acquire(blocking=False)
+
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[Sequence[NDArray[Any]], float]:
-        """Outputs, as the file promises them, and milliseconds of the inference, slowed down as the emulation asks."""
+        """Outputs and milliseconds of the inference, slowed down as the emulation asks.
+
+        Raises `InferenceError` also for outputs of another form than the file states."""
         start = time.perf_counter()
         try:
             outputs = self.loaded.infer(inputs)
+            self._forms.check(outputs)
         except NearfarError:
             raise
         except MemoryError:
             raise InferenceError("The inference ran out of memory.", "Use a smaller input or variant.") from None
         spent = time.perf_counter() - start
-        check_outputs(self.loaded.outputs, outputs)
         if self._pause > 0:
             time.sleep(spent * self._pause)
             spent = time.perf_counter() - start
@@ -140,15 +156,22 @@ class Worker:
         """Moment of the monotonic clock at which the work on the present call began."""
         self.thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
+    @property
+    def broken(self) -> NearfarError | None:
+        return self._engine.broken
+
     def _run(self) -> None:
         while (call := self._waiting.get()) is not None:
             if not call.cancelled:
-                with self._engine.busy:
+                self._engine.take()
+                try:
                     self._work(call)
+                finally:
+                    self._engine.busy.release()
 
     def answer_now(self, call: Call) -> bool:
         """Answer on the calling thread when nothing else is being done; False when it must wait in the queue."""
-        if not self._engine.busy.acquire(blocking=False):
+        if not self._engine.take_at_once():
             return False
         try:
             self._work(call)
@@ -176,6 +199,8 @@ class Worker:
         waited = (time.monotonic() - call.received) * 1000
         try:
             head = decode_call(call.head)
+            if self._engine.broken is not None:
+                raise self._engine.broken
             if head.budget_ms and waited > head.budget_ms:
                 raise DeadlineExceeded(f"The request waited {waited:.0f} ms, longer than its deadline allowed.")
             if head.operation is Operation.DESCRIBE:
@@ -196,7 +221,7 @@ class Worker:
             call.reply(encode(reply), body_of(outputs))
 
     def _refuse(self, call: Call, error: NearfarError) -> None:
-        self._meter.failed += 1
+        self._meter.fail(error)
         refuse(call, error, self._variant, self._meter.queued)
 
 
@@ -216,7 +241,8 @@ class Pool:
         self._limit = limit
         self._variant = description.variant
         self._changed = changed
-        self._closing = False
+        self._closing: NearfarError | None = None
+        """What who comes now is told."""
         encoded = msgspec.json.encode(description)
         self._workers = [
             Worker(self._waiting, engine, meter, encoded, description.variant, changed) for engine in engines
@@ -226,9 +252,9 @@ class Pool:
 
     def accept(self, call: Call) -> None:
         queued = self._waiting.qsize()
-        if self._closing:
+        if self._closing is not None:
             with contextlib.suppress(NearfarError):
-                refuse(call, Overloaded("The service is stopping.", "Try again.", 0.1), self._variant, queued)
+                refuse(call, self._closing, self._variant, queued)
             return
         if call.patient and not queued and self._meter.recent_ms < AT_ONCE_MS and self._workers[0].answer_now(call):
             return
@@ -248,8 +274,11 @@ class Pool:
         return max((now - since for worker in self._workers if (since := worker.busy_since) is not None), default=0.0)
 
     def close(self, patience: float = 5.0) -> None:
-        """Answer what waits, then stop the workers; `patience` seconds in all. What comes meanwhile is refused."""
-        self._closing = True
+        """Answer what waits, then stop the workers; `patience` seconds in all. What comes meanwhile is refused.
+
+        Where the engines are broken, what waits is refused with the reason, so that its callers ask another."""
+        broken = (worker.broken for worker in self._workers)
+        self._closing = next(filter(None, broken), Overloaded("The service is stopping.", "Try again.", 0.1))
         for _ in self._workers:
             self._waiting.put(None)
         end = time.monotonic() + patience

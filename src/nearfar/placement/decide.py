@@ -83,7 +83,7 @@ def decide(
     """
     ids = snapshot.by_model.get(request.model)
     if ids is None:
-        return _unserved(snapshot, request, policy)
+        return _unserved(snapshot, request, policy, now)
     sieve = _Sieve(snapshot, request, now)
     may_draw = False
     if everyone or len(ids) <= SMALL or policy.sample is None:
@@ -94,7 +94,7 @@ def decide(
     if not candidates:
         sieve.take_reserve()
     if not candidates or everyone or len(snapshot.nodes) <= SMALL_FLEET:
-        sieve.refuse_all(absent(snapshot, request))
+        sieve.refuse_all(absent(snapshot, request, now))
     if not candidates:
         refusals = sieve.refusals
         reason = f"None of {sieve.considered} services of {request.model} may take the request"
@@ -254,9 +254,9 @@ def _sentence(request: Request, best: Ranked, expected: Expectation, late: bool,
     return f"{best.service}{stays}, {of}{misses}:{note} expected in {expected}."
 
 
-def _unserved(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
+def _unserved(snapshot: Snapshot, request: Request, policy: Policy, now: Seconds) -> Decision:
     model = request.model
-    missing = absent(snapshot, request)
+    missing = absent(snapshot, request, now)
     holders = [
         node for node, view in snapshot.nodes.items() if view.alive and view.report and model in view.report.models
     ]

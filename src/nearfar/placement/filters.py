@@ -7,7 +7,7 @@ That a model is present at all is decided before the chain, as a node without a 
 
 from __future__ import annotations
 
-from nearfar.fleet.reduce import QUARANTINE
+from nearfar.fleet.health import node_health, quarantined
 from nearfar.fleet.snapshot import FRESH, ServiceView, Snapshot, service_health
 from nearfar.placement.refusal import Refusal
 from nearfar.types.ids import ServiceId, node_of, service_id
@@ -19,9 +19,6 @@ LEAST_MEMORY = 0.02
 """A node with a smaller share of its memory free is about to swap or to kill a process."""
 FAR_RUNTIMES = frozenset({"remote"})
 """Runtimes that hand the data to somebody's API, wherever their own process runs."""
-BACKOFF = Seconds(2.0)
-"""Quarantine after the third failure in a row; doubled by each further one."""
-LONGEST_BACKOFF = Seconds(30.0)
 RESERVE = frozenset({"far", "unreliable"})
 """Refusals that `decide` takes back when nobody else keeps the deadline: late, or dear, may be better than nothing."""
 
@@ -77,14 +74,9 @@ def refuse(snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds
         if free < total * LEAST_MEMORY:
             return Refusal(service, "memory", f"node {report.node} has {show_bytes(free)} of {show_bytes(total)} left")
 
-    if observed is not None and observed.failures >= QUARANTINE:
-        left = observed.failed_at + backoff(observed.failures) - now
-        if left > 0:
-            reason = f"{observed.failures} failures in a row ({observed.error}); tried again in {left:.1f} s"
-            return Refusal(service, "quarantined", reason)
-        if pending:
-            # One request probes it; a gateway's whole load must not jump at a service that just failed.
-            return Refusal(service, "quarantined", f"{observed.failures} failures in a row; one request is probing it")
+    out = quarantined(view, observed, pending, now)
+    if out is not None:
+        return Refusal(service, *out)
     return _unreliable(snapshot, request, service, pending, now) if snapshot.unreliable else None
 
 
@@ -102,18 +94,7 @@ def _unreliable(snapshot: Snapshot, request: Request, service: ServiceId, pendin
     return None
 
 
-def backoff(failures: int) -> Seconds:
-    """How long a service stays out after so many failures in a row: 2 s, 4 s, 8 s, 16 s, then 30 s.
-
-    >>> [backoff(n) for n in (2, 3, 4, 6, 7, 1000)]
-    [0.0, 2.0, 4.0, 16.0, 30.0, 30.0]
-    """
-    if failures < QUARANTINE:
-        return Seconds(0.0)
-    return Seconds(min(BACKOFF * 2.0 ** min(failures - QUARANTINE, 10), LONGEST_BACKOFF))
-
-
-def absent(snapshot: Snapshot, request: Request) -> list[Refusal]:
+def absent(snapshot: Snapshot, request: Request, now: Seconds) -> list[Refusal]:
     """One refusal for every node without a service for the model. O(nodes)."""
     model = request.model
     refusals: list[Refusal] = []
@@ -121,7 +102,8 @@ def absent(snapshot: Snapshot, request: Request) -> list[Refusal]:
         if service_id(node, model) in snapshot.services:
             continue
         if not view.alive:
-            refusals.append(Refusal(node, "gone", "the node is gone"))
+            _, code, reason = node_health(view, now)
+            refusals.append(Refusal(node, code, f"the node is {reason}"))
             continue
         stored = view.report is not None and model in view.report.models
         has = f"has {model} in its store but does not serve it" if stored else f"does not serve {model}"

@@ -19,11 +19,14 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
 
 
 CODES: Mapping[str, str] = {
-    "gone": "no liveliness token: the process, its node or the network to it is gone",
+    "gone": "it said goodbye, or its process ended while its node lives",
+    "disconnected": "its node vanished with all its services and without a goodbye; it may come back as it was",
     "stale": "a token, but no telemetry for longer than two seconds",
     "starting": "the service is loading its variant",
     "failed": "the service gave up or waits for its next restart",
     "stopping": "the service is being shut down",
+    "self-test": "the service answered a question wrongly whose answer is known",
+    "error-rate": "half of its last requests failed by its own fault; it is tried again when it has rested",
     "excluded": "it already failed this very request",
     "pinned": "the request names another node",
     "private": "the request's data may not travel there",

@@ -96,21 +96,33 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]
         raise InputError(f"There is no input {unknown!r}.", f"The model takes: {'; '.join(map(str, specs))}.")
 
 
-def check_outputs(specs: Sequence[TensorSpec], outputs: Sequence[NDArray[Any]]) -> None:
-    """Raise `InferenceError` when an engine gave other outputs than its file promises: number, dtype, rank, dimension.
+class OutputForms:
+    """The count, dtypes and fixed dimensions of a file's outputs, made ready to be compared with every answer."""
 
-    A caller that was told float32 [1, 10] must not get anything else as an answer. A shape of () promises nothing:
-    it is also what engines say of an output whose shape the file leaves open.
-    """
-    if len(outputs) != len(specs):
-        raise InferenceError(f"The engine gave {len(outputs)} outputs, the model has {len(specs)}.", _EXPORT)
-    for spec, array in zip(specs, outputs, strict=True):
-        if array.dtype != NUMPY_DTYPES[spec.dtype] or not (spec.shape == () or _fits(spec.shape, array.shape)):
-            got = f"{array.dtype.name}[{'x'.join(map(str, array.shape))}]"
-            raise InferenceError(f"The engine gave {got} as the output {spec}.", _EXPORT)
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self._specs = tuple(specs)
+        # An output without a free dimension is compared at once, one with them by its fixed ones.
+        self._forms = [(NUMPY_DTYPES[spec.dtype], spec.shape, -1 in spec.shape) for spec in specs]
 
-
-_EXPORT = "The file or its runtime is broken: export the model again, or use another variant."
+    def check(self, outputs: Sequence[NDArray[Any]]) -> None:
+        """Raise `InferenceError` for outputs of another form than the file states: they are another model's answer, or
+        a broken one, and must not be delivered."""
+        if len(outputs) != len(self._forms):
+            raise InferenceError(
+                f"The engine gave {len(outputs)} outputs, the model has {len(self._forms)}.", "Ask another service."
+            )
+        for place, (dtype, shape, free) in enumerate(self._forms):
+            array = outputs[place]
+            # numpy has one object for each of its own dtypes, so that comparing them is hardly ever needed.
+            fits = array.dtype is dtype or array.dtype == dtype
+            if array.shape != shape and shape != ():  # which is also what engines say of a shape that is left open
+                fits = fits and free and _fits(shape, array.shape)
+            if not fits:
+                spec = self._specs[place]
+                got = f"{array.dtype.name}[{'x'.join(map(str, array.shape))}]"
+                raise InferenceError(
+                    f"Output {spec.name!r} is {got}, but the file states {spec}.", "Ask another service."
+                )
 
 
 def _fits(want: Sequence[int], have: Sequence[int]) -> bool:

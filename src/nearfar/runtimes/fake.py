@@ -16,6 +16,11 @@ be slow, to fail, to crash, to hang and to eat memory::
     fail_every = 10                 # the 10th, 20th, ... call raises InferenceError
     crash_at = 50                   # the 50th call since loading kills the process (SIGKILL: no clean-up, no core file)
     hang_at = 0                     # the nth call never returns
+    zeros_from = 0                  # from the nth call on all outputs are zeros: a device that was lost
+    noise_from = 0                  # from the nth call on outputs have the right form and random values
+    garble_from = 0                 # from the nth call on outputs have another dtype and shape: another model's
+    fault_file = ""                 # while a file of this path exists, the word in it is the fault of every call:
+                                    # zeros, noise, garble, fail, hang or crash
     allocate_mib = 1.0              # kept more with every call: a leak
     allocate_at_load_mib = 64       # kept from loading to closing
 
@@ -29,12 +34,13 @@ be slow, to fail, to crash, to hang and to eat memory::
     dtype = "float32"
     shape = [-1, 3]
 
-A count of 0 means never. For "constant" and "zeros" a free dimension of an output has the size that the first input has
-at the same place, else 1.
+A count of 0 means never; calls are counted from loading, and those of the warm-up and of self-tests are calls. For
+"constant" and "zeros" a free dimension of an output has the size that the first input has at the same place, else 1.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -100,6 +106,10 @@ class FakeModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fail_every: Count = 0
     crash_at: Count = 0
     hang_at: Count = 0
+    zeros_from: Count = 0
+    noise_from: Count = 0
+    garble_from: Count = 0
+    fault_file: str = ""
     allocate_mib: NotNegative = 0.0
     allocate_at_load_mib: NotNegative = 0.0
     delay_file: str = ""
@@ -227,15 +237,45 @@ class LoadedFake(LoadedVariant):
             raise InferenceError("The model was closed.", "Load it again.")
         model = self._model
         self.calls += 1
-        if self.calls == model.crash_at:
+        fault = self._fault()
+        if self.calls == model.crash_at or fault == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.calls == model.hang_at:
+        if self.calls == model.hang_at or fault == "hang":
             threading.Event().wait()  # for ever, as a driver that waits for its device
         self._keep(model.allocate_mib)
         if delay := self._delays.next() + model.delay_step_ms * self.calls:
             time.sleep(delay / 1000)
-        if model.fail_every and self.calls % model.fail_every == 0:
+        if fault == "fail" or (model.fail_every and self.calls % model.fail_every == 0):
             raise InferenceError(f"The fake failed on call {self.calls}, as told.", "Call again.")
+        outputs = self._outputs(inputs)
+        return [self._spoiled(output, fault) for output in outputs] if fault else outputs
+
+    def _fault(self) -> str:
+        """What is wrong with this call; "" for nothing."""
+        model = self._model
+        if model.fault_file:
+            with contextlib.suppress(OSError):
+                return Path(model.fault_file).read_text().strip()
+        for name in ("zeros", "noise", "garble"):
+            start: int = getattr(model, f"{name}_from")
+            if start and self.calls >= start:
+                return name
+        return ""
+
+    def _spoiled(self, output: NDArray[Any], fault: str) -> NDArray[Any]:
+        match fault:
+            case "zeros":
+                return np.zeros_like(output)
+            case "noise":
+                noise = np.random.default_rng(self.calls).standard_normal(output.shape)
+                return (100 * noise).astype(output.dtype)
+            case "garble":
+                return np.ones((3, *output.shape), np.float64 if output.dtype == np.float32 else np.float32)
+            case _:
+                return output
+
+    def _outputs(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        model = self._model
         try:
             if model.behaviour == "identity":
                 return [np.array(inputs[spec.name], order="C") for spec in self.inputs]

@@ -11,7 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from nearfar.types.ids import ModelName, NodeId, ServiceId, VariantId
-from nearfar.types.units import Bytes, BytesPerSecond, Celsius, Milliseconds, Ratio
+from nearfar.types.units import Bytes, BytesPerSecond, Celsius, Milliseconds, Ratio, Seconds
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -67,6 +67,21 @@ class StageSummary(msgspec.Struct, frozen=True):
     sum: float
 
 
+class SelfTest(msgspec.Struct, frozen=True):
+    """What became of the last question whose answer is known."""
+
+    passed: bool | None = None
+    """None when it was not asked, or cannot be; the reason says why."""
+    reason: str = "not asked yet"
+    age: Seconds = Seconds(0.0)
+    """How long ago that was, when the report was made."""
+    failed: int = 0
+    """Self-tests of this service that failed since its node started."""
+
+
+NOT_TESTED = SelfTest()
+
+
 class ServiceReport(msgspec.Struct, frozen=True):
     """Telemetry of one service, published by the service itself (or by its agent when it is not running)."""
 
@@ -98,6 +113,9 @@ class ServiceReport(msgspec.Struct, frozen=True):
     """Resident memory of the process; 0 when it is not running."""
     cost: float = 0.0
     """What one request costs there, in the operator's currency; 0 on hardware of one's own."""
+    error_rate: Ratio = Ratio(0.0)
+    """Share of its last requests that failed by its own fault (`node/meter.py`); 0 while there are too few to tell."""
+    self_test: SelfTest = NOT_TESTED
 
 
 class LinkReport(msgspec.Struct, frozen=True):
@@ -130,3 +148,8 @@ class NodeReport(msgspec.Struct, frozen=True):
     """URL of this node's gateway, as it is reachable from its own machine."""
     host: str = ""
     """An id of the machine: services of one host share its cores and need no network between them."""
+    throttled: bool | None = None
+    """Whether its processor is held back just now, for heat or want of power; None when the system does not tell."""
+    throttled_reason: str = "not told"
+    leaving: bool = False
+    """It says goodbye: what follows is no accident."""

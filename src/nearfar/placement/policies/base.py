@@ -27,6 +27,8 @@ class Ranked(msgspec.Struct, frozen=True, gc=False):
     """Expected to miss the deadline."""
     expected: Expectation | None = None
     note: str = ""
+    degraded: bool = False
+    """Weak (`fleet/health.py`): comes after those that are not and keep the deadline."""
 
     @property
     def why(self) -> str:

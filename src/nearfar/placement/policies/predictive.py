@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 
 from nearfar.errors import SettingsError
+from nearfar.fleet.health import degraded
 from nearfar.fleet.snapshot import ServiceView, Snapshot
 from nearfar.placement.expectation import Expectation, expect, link_to
 from nearfar.placement.policies.base import Ranked
@@ -20,7 +21,8 @@ from nearfar.types.units import Milliseconds, Seconds
 
 
 class Predictive:
-    """Cost: expected completion in ms; those expected to miss the deadline come after all that keep it.
+    """Cost: expected completion in ms; those expected to miss the deadline come after all that keep it, and among
+    equals in that those that are degraded after the others.
 
     `hysteresis`: an incumbent stays unless another is better by more than this share of the incumbent's time and by at
     least `least_gain`, or unless the incumbent would be late and another would not. `settled`: an incumbent that is
@@ -69,10 +71,11 @@ class Predictive:
         for view in candidates:
             expected = expect(snapshot, request, view, now, link_to(snapshot, origin, view, now))
             late = deadline is not None and expected.total + expected.margin > deadline
+            weak = degraded(view, snapshot.nodes.get(view.report.node), now) is not None
             if forecast is not None and view.report.service == incumbent:
-                ranked.append(_foreseen(incumbent, expected, late, forecast, deadline))
+                ranked.append(_foreseen(incumbent, expected, late, forecast, deadline, weak))
             else:
-                ranked.append(Ranked(view.report.service, expected.total, late, expected))
+                ranked.append(Ranked(view.report.service, expected.total, late, expected, degraded=weak))
         if len(ranked) == 1:
             return ranked
         ranked.sort(key=_order)
@@ -87,7 +90,7 @@ class Predictive:
                     break
         near = best.cost * (1 + self.tie)
         ties = 1
-        while ties < len(ranked) and ranked[ties].late == best.late and ranked[ties].cost <= near:
+        while ties < len(ranked) and _order(ranked[ties])[:2] == _order(best)[:2] and ranked[ties].cost <= near:
             ties += 1
         if ties > 1:
             ranked.insert(0, ranked.pop(int(rng.random() * ties)))
@@ -95,7 +98,7 @@ class Predictive:
 
     def _stays(self, incumbent: Ranked, best: Ranked, deadline: Milliseconds | None, threatened: bool) -> bool:
         # `best` is late only when all are, as those that keep the deadline come first.
-        if incumbent.late and not best.late:
+        if not best.late and (incumbent.late or (incumbent.degraded and not best.degraded)):
             return False
         if threatened and not best.late:
             return not incumbent.cost - best.cost > self.least_gain
@@ -108,13 +111,18 @@ class Predictive:
 
 
 def _foreseen(
-    service: ServiceId, expected: Expectation, late: bool, forecast: Milliseconds, deadline: Milliseconds | None
+    service: ServiceId,
+    expected: Expectation,
+    late: bool,
+    forecast: Milliseconds,
+    deadline: Milliseconds | None,
+    weak: bool,
 ) -> Ranked:
     """The incumbent of a stream whose monitor sees trouble there: the worse of both expectations."""
     cost = max(expected.total, forecast)
     note = f"its stream forecasts {forecast:.1f} ms there"
-    return Ranked(service, cost, late or (deadline is not None and cost > deadline), expected, note)
+    return Ranked(service, cost, late or (deadline is not None and cost > deadline), expected, note, degraded=weak)
 
 
-def _order(entry: Ranked) -> tuple[bool, float]:
-    return entry.late, entry.cost
+def _order(entry: Ranked) -> tuple[bool, bool, float]:
+    return entry.late, entry.degraded, entry.cost
