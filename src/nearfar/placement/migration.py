@@ -218,6 +218,8 @@ def _due(state: Moving, event: FrameDue, now: Seconds) -> tuple[Moving, tuple[Ac
 
 
 def _ended(state: Moving, event: FrameEnded) -> tuple[Moving, tuple[Action, ...]]:
+    if event.frame not in state.open:  # of what was asked for before something else was
+        return state, ()
     state = msgspec.structs.replace(state, open=state.open - {event.frame})
     actions: tuple[Action, ...] = ()
     by, owner = event.by, state.owner

@@ -104,7 +104,7 @@ class Mover:
     def ask_for(self, model: ModelName, qos: Qos) -> None:
         """From the next frame on, ask for this. Another model has no owner yet: there is nothing to compare with."""
         if model != self.model:
-            self.state = Moving(last=self.state.last, moved_at=self.state.moved_at, open=self.state.open)
+            self.state = Moving(last=self.state.last, moved_at=self.state.moved_at)
         self.model, self.qos = model, qos
 
     def due(self, frame: int, raw_bytes: int) -> Assigned:

@@ -178,6 +178,8 @@ class Summary:
         """Frames that got no answer although they were to get one: failed, expired, or between two hosts."""
         self.hosts: deque[HandOver] = deque(maxlen=KEPT_MOVES)
         """Programs that this stream went over to."""
+        self.stream = ""
+        """Its name in the fleet; empty when it has none."""
         self.handed_over = False
         """Another program goes on with the stream: this one ended well."""
         self.stages: dict[str, Histogram] = {}
@@ -220,6 +222,10 @@ class Summary:
         """A move was begun and not made."""
         self.given_up.append(what)
 
+    def started_before(self, wall_s: float, now: float) -> None:
+        """The stream had run for so long when it came here, at `now` of the monotonic clock."""
+        self._started = now - wall_s
+
     def stop(self, reason: str) -> None:
         """The stream is over; the clock stands."""
         self._stopped = time.monotonic()
@@ -259,6 +265,7 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `--json`; times in milliseconds, rounded to a microsecond."""
         return {
+            "stream": self.stream,
             "frames": {"read": self.read} | {outcome.value: n for outcome, n in self.counts.items()},
             "drops": dict(self.drops),
             "failures": {code: {"count": n, "reason": self.reasons[code]} for code, n in self.failures.items()},

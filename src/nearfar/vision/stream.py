@@ -33,7 +33,7 @@ from nearfar.types.ids import ModelName, ServiceId, StreamId, node_of
 from nearfar.types.image import Image, ImageKind
 from nearfar.types.request import Answer, Qos
 from nearfar.types.units import Milliseconds, Seconds
-from nearfar.vision.base import Frame, Seer, Source
+from nearfar.vision.base import Frame, Movable, Seer, Source
 from nearfar.vision.encode import Encoder
 from nearfar.vision.latest import Latest
 from nearfar.vision.moving import Assigned, Mover
@@ -96,6 +96,8 @@ class Watch:
         self.encoder = Encoder(always=always)
         self.mover = Mover(seer, model, qos, self.summary, stream=stream, owner=incumbent)
         """Takes the stream from one service to another; `mover.urgent` makes it hurry."""
+        self.parts: dict[str, Movable] = {}
+        """What else remembers and goes with the stream to another program, by name: a monitor adds itself here."""
         self._source = source
         self._seer = seer
         self._model = model
@@ -130,6 +132,16 @@ class Watch:
     def incumbent(self) -> ServiceId | None:
         """Whose answers count for the next frame; None before the first answer."""
         return self.mover.owner
+
+    @property
+    def next_frame(self) -> int:
+        """The number of the first frame that was not delivered yet."""
+        return self._next
+
+    def ask_for(self, model: ModelName, qos: Qos) -> None:
+        """From the next frame on, ask for this model with this quality."""
+        self._model, self._qos = model, qos
+        self.mover.ask_for(model, qos)
 
     async def run(self) -> Summary:
         """Until the source ends, `stop` is called, or the task is cancelled: also then the summary is returned.
