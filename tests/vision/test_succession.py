@@ -105,9 +105,16 @@ def test_a_stream_that_goes_from_program_to_program_gives_the_same_bits(clip: Pa
         assert mine is not None and theirs is not None and mine.export_state() == theirs.export_state()
         assert last.counts == stays.counts and last.read == stays.read and last.lost.count == 0
         assert last.stages["total"].total == FRAMES
-        assert first.handed_over and first.exit_code == 0 and first.ended == f"handed over to p1 after frame {parts[0][-1].index}"
+        assert (
+            first.handed_over
+            and first.exit_code == 0
+            and first.ended == f"handed over to p1 after frame {parts[0][-1].index}"
+        )
         assert first.read == first.accounted == len(parts[0])
-        assert [(h.source, h.target, h.kind) for h in last.hosts] == [("p0", "p1", Kind.PLANNED), ("p1", "p2", Kind.PLANNED)]
+        assert [(h.source, h.target, h.kind) for h in last.hosts] == [
+            ("p0", "p1", Kind.PLANNED),
+            ("p1", "p2", Kind.PLANNED),
+        ]
         assert [h.frame for h in last.hosts] == [len(parts[0]), len(parts[0]) + len(parts[1])]
         assert programs[-1].monitor.seen == FRAMES, "other parts travel too"
         assert last.to_dict()["tracking"] == stays.to_dict()["tracking"]

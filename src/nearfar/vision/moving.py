@@ -90,6 +90,8 @@ class Mover:
         self._summary = summary
         self._clock = clock
         self._size = 0
+        self._pin: ServiceId | None = None
+        """To whom the last frame that was due is pinned."""
         self._wanted: dict[int, ServiceId] = {}
         """Frames of which a copy is to be sent, and to whom."""
         self._own: dict[int, asyncio.Future[Answer | None]] = {}
@@ -123,10 +125,19 @@ class Mover:
             if isinstance(action, Warm | Shadow):
                 copy = action.target
                 self._wanted[frame] = copy
-        pin = pinned(self.state, decision.chosen)
+        pin = self._pin = pinned(self.state, decision.chosen)
         if pin is not None and (told := getattr(self._seer, "on_decision", None)) is not None:
             told(request, decision)  # what is asked next is pinned: this is the decision with everybody's figures
         return Assigned(pin, copy, self.state.owner)
+
+    def pin_of(self, assigned: Assigned) -> ServiceId | None:
+        """The only service to ask for a frame, at the moment at which it is sent.
+
+        A move may have begun since the frame was due (others were due meanwhile): it then stays whose it was.
+        """
+        if assigned.pin is None and (self._pin is not None or assigned.owner != self.state.owner):
+            return assigned.owner
+        return assigned.pin
 
     def _decide(self, chooser: Chooser, size: int) -> tuple[Decision, Request]:
         incumbent = None if self.urgent else self.state.owner

@@ -358,12 +358,13 @@ class Watch:
     async def _ask(self, frame: Frame, image: Image, qos: Qos, assigned: Assigned) -> Answer:
         """Of whom the frame belongs to; when that one fails during a move, of whoever is best then."""
         owner, started = assigned.owner or self.incumbent, time.monotonic()
-        if assigned.pin is not None:
-            to_it = msgspec.structs.replace(qos, node=node_of(assigned.pin))
+        pin = self.mover.pin_of(assigned)
+        if pin is not None:
+            to_it = msgspec.structs.replace(qos, node=node_of(pin))
             try:
-                return await self._seer.see(self._model, image, to_it, stream=self._stream, incumbent=assigned.pin)
+                return await self._seer.see(self._model, image, to_it, stream=self._stream, incumbent=pin)
             except _ELSEWHERE:
-                self._failed[frame.index] = (assigned.pin,)
+                self._failed[frame.index] = (pin,)
                 owner = None
                 if qos.deadline is not None:
                     rest = Milliseconds(qos.deadline - (time.monotonic() - started) * 1e3)
