@@ -1,4 +1,4 @@
-"""Programs that run one stream, in one process: each on a mesh of its own, with a scripted seer and a camera or a clip."""
+"""Programs that run one stream, in one process: each on a mesh of its own, with a scripted seer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream moves between two real nodes with the real `yard` detector: what it finds, follows and counts is the same."""
+"""A stream moves between two real nodes with the real detector `yard`: what it finds, follows and counts is equal."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,16 @@ from typing import Any
 
 import pytest
 
+from nearfar.client.connect import connect
+from nearfar.gateway.answers import labels_in
+from nearfar.settings import load
+from nearfar.types.ids import ModelName
+from nearfar.vision.areas import parse_areas
+from nearfar.vision.results import FrameResult
+from nearfar.vision.sources import open_source
+from nearfar.vision.stream import STOPPED, Watch
+from nearfar.vision.tracking.follow import Follow
+from nearfar.vision.tracking.registry import tracker
 from tests.cli.commands import environment, nearfar
 from tests.fleetlab import Lab, Node
 from tests.waiting import until_now
@@ -20,7 +31,9 @@ from tests.waiting import until_now
 pytest.importorskip("scipy", reason="scipy is not installed: pip install 'nearfar[track]'")
 
 ROOT = Path(__file__).parents[2]
-RATE, SECONDS = 12, 20
+RATE, SECONDS = 12, 8
+FOREVER = ("--loop", "--realtime")
+"""A film that ends while a slow machine still starts the second program would show nothing."""
 TRACKED = ("--track", "sort", "--line", "0,0.5,1,0.5:across", "--zone", "0,0,1,0,1,1,0,1:everywhere")
 
 
@@ -75,6 +88,11 @@ class Program:
         assert self.process.returncode == code and "Traceback" not in printed, printed
         return json.loads(told) if code == 0 else printed
 
+    def stop(self) -> Any:
+        """Its summary, after SIGTERM."""
+        self.process.terminate()
+        return self.ends(0)
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -94,86 +112,98 @@ def programs(node: Node, tmp_path: Path) -> Iterator[Any]:
         program.close()
 
 
-def alone(node: Node, film: Path) -> Any:
-    """The same film in one program."""
-    told = nearfar("watch", film, *TRACKED, "--json", home=node.home, env={"NEARFAR_MESH_FLEET": node.fleet})
-    assert told.code == 0, told.err
-    return told.json
+def alone(node: Node, film: Path, frames: int) -> Any:
+    """What one program counts in so many frames of the film, again and again from its beginning."""
+    words = [name for name in TRACKED if not name.startswith("--")]
+    flags = {"home": str(node.home), "mesh.fleet": node.fleet, "mesh.discover": False}
+
+    async def main() -> Any:
+        async with connect(load(flags)) as client:
+            labels = labels_in((await client.describe(ModelName("yard"))).manifest)
+            follow = Follow(tracker(words[0]), *parse_areas([words[1]], [words[2]]), labels)
+
+            def on_result(result: FrameResult, image: Any) -> None:
+                if result.index < frames:
+                    follow.take(result, image)
+                if result.index == frames - 1:
+                    engine.stop()
+
+            engine = Watch(open_source(str(film), loop=True), client, ModelName("yard"), on_result=on_result)
+            await asyncio.wait_for(engine.run(), 120)
+            return follow.to_dict()
+
+    return asyncio.run(main())
+
+
+def steady(told: Any) -> bool:
+    """Whether no frame fell out but those that were on their way at the end: a busy machine drops some of a camera."""
+    return set(told["drops"]) <= {STOPPED} and not told["lost"]["count"]
 
 
 def test_another_program_takes_the_stream_over_and_every_count_goes_on(
     node: Node, film: Path, programs: Any, tmp_path: Path
 ) -> None:
-    first = programs("first", film, "--realtime", *TRACKED, "--stream", "gate", "-o", tmp_path / "first.mp4")
+    first = programs("first", film, *FOREVER, *TRACKED, "--stream", "gate", "-o", tmp_path / "first.mp4")
     first.says("answered")
     again = nearfar("watch", film, "--stream", "gate", home=node.home, env={"NEARFAR_MESH_FLEET": node.fleet})
     assert again.code == 2 and "--takeover" in again.sentence and "--standby" in again.sentence
-    words = (film, "--realtime", "--stream", "gate", "--takeover", "-o", tmp_path / "second.mp4")
-    second = programs("second", *words)
+    second = programs("second", film, *FOREVER, "--stream", "gate", "--takeover", "-o", tmp_path / "second.mp4")
     before = first.ends(0)
-    after = second.ends(0)
+    second.says("answered")
+    after = second.stop()
     at = before["frames"]["read"]
     assert before["ended"].startswith("handed over to yard-gate-") and before["ended"].endswith(f"after frame {at - 1}")
-    assert before["handed_over"] and 0 < at < RATE * SECONDS
+    assert before["handed_over"] and at > 0
     assert [(one["frame"], one["kind"]) for one in after["hosts"]] == [(at, "planned")]
-    assert after["frames"]["read"] == after["frames"]["answered"] + after["frames"]["dropped"] == RATE * SECONDS
+    assert after["frames"]["read"] == after["frames"]["answered"] + after["frames"]["dropped"] > at
     assert after["lost"] == {"count": 0, "ranges": []} and not after["handed_over"]
-    if not after["frames"]["dropped"]:  # a machine too busy for 12 frames/s drops some, as of a camera
-        assert after["tracking"] == alone(node, film)["tracking"]
+    if steady(after):
+        assert after["tracking"] == alone(node, film, after["frames"]["answered"])
     assert (tmp_path / "first.mp4").stat().st_size > 1000 and (tmp_path / "second.mp4").stat().st_size > 1000
 
 
 def test_a_standby_goes_on_when_the_host_is_killed_and_says_which_frames_nobody_saw(
     node: Node, film: Path, programs: Any
 ) -> None:
-    first = programs("first", film, "--realtime", *TRACKED, "--stream", "gate")
+    first = programs("first", film, *FOREVER, *TRACKED, "--stream", "gate")
     first.says("answered")
-    second = programs("second", film, "--realtime", "--stream", "gate", "--standby")
+    second = programs("second", film, *FOREVER, "--stream", "gate", "--standby")
     second.says("holding a checkpoint of yard-gate-")
     first.kill9()
-    told = second.ends(0)
+    second.says("answered")
+    told = second.stop()
     (over,) = told["hosts"]
     assert over["kind"] == "unplanned"
-    lost = told["lost"]
-    assert told["frames"]["read"] + lost["count"] == RATE * SECONDS, "every frame is read or reported lost"
-    for start, end in lost["ranges"]:
-        assert 0 < start <= end < RATE * SECONDS
-    if lost["count"]:
-        assert lost["ranges"][0][1] == over["frame"] - 1
+    if told["lost"]["count"]:
+        ((start, end),) = told["lost"]["ranges"]
+        assert 0 < start <= end == over["frame"] - 1
+    assert told["frames"]["read"] == told["frames"]["answered"] + told["frames"]["dropped"]
     assert told["tracking"]["frames"] == told["frames"]["answered"]
     everywhere = told["tracking"]["zones"]["everywhere"]
     assert everywhere["entered"] == sum(everywhere[k] for k in ("present", "left", "vanished")) > 0
 
 
-def test_a_standby_of_a_film_that_waits_loses_nothing(node: Node, tmp_path: Path, programs: Any) -> None:
-    """Nothing is lost, and the counts are those of one program that was never killed."""
-    from recipes.yard.scene import render_clip
-
-    film = tmp_path / "long.mp4"
-    render_clip(film, 3, 45.0, RATE)
-    first = programs("first", film, *TRACKED, "--stream", "gate", "-o", tmp_path / "slow.mp4")
+def test_a_standby_of_a_film_that_waits_loses_nothing(node: Node, film: Path, programs: Any) -> None:
+    """Its counts are those of one program that was never killed."""
+    first = programs("first", film, "--loop", *TRACKED, "--stream", "gate")
     first.says("answered")
-    second = programs("second", film, "--stream", "gate", "--standby")
-    try:
-        second.says("holding a checkpoint of yard-gate-")
-    except AssertionError:
-        pytest.skip("this machine saw the whole film before the second program had started")
+    second = programs("second", film, "--loop", "--stream", "gate", "--standby")
+    second.says("holding a checkpoint of yard-gate-")
     first.kill9()
-    told = second.ends(0)
-    if not told["hosts"]:
-        pytest.skip("the film was over before its host was killed")
-    assert told["frames"]["answered"] == told["frames"]["read"] == RATE * 45 and told["lost"]["count"] == 0
-    assert told["tracking"] == alone(node, film)["tracking"]
+    second.says("answered")
+    told = second.stop()
+    assert [one["kind"] for one in told["hosts"]] == ["unplanned"]
+    assert told["lost"]["count"] == 0 and steady(told)
+    assert told["tracking"] == alone(node, film, told["frames"]["answered"])
 
 
-def test_what_cannot_travel_stays_and_a_standby_ends_with_its_host(node: Node, film: Path, programs: Any) -> None:
-    rooted = ("--track", "tests.vision.test_succession:Rooted")
-    first = programs("first", film, "--realtime", *rooted, "--stream", "gate")
+def test_what_cannot_travel_stays(node: Node, film: Path, programs: Any) -> None:
+    first = programs("first", film, *FOREVER, "--track", "tests.vision.test_succession:Rooted", "--stream", "gate")
     first.says("answered")
-    told = programs("second", film, "--stream", "gate", "--takeover").ends(2)
+    told = programs("second", film, *FOREVER, "--stream", "gate", "--takeover").ends(2)
     assert "it holds pictures of people" in " ".join(told.split())
-    summary = first.ends(0)
-    assert summary["frames"]["read"] == RATE * SECONDS and not summary["handed_over"]
+    summary = first.stop()
+    assert summary["ended"] == "stopped by SIGTERM" and not summary["handed_over"] and summary["hosts"] == []
 
 
 KILLED_WITH_THE_MEMORY_IN_HAND = """
@@ -200,19 +230,21 @@ asyncio.run(main())
 def test_the_host_goes_on_when_its_successor_is_killed_with_the_memory_in_hand(
     node: Node, film: Path, programs: Any, tmp_path: Path
 ) -> None:
-    first = programs("first", film, "--realtime", *TRACKED, "--stream", "gate")
+    first = programs("first", film, *FOREVER, *TRACKED, "--stream", "gate")
     first.says("answered")
-    standby = programs("standby", film, "--realtime", "--stream", "gate", "--standby")
+    standby = programs("standby", film, *FOREVER, "--stream", "gate", "--standby")
+    standby.says("yard-gate-")
     code = [sys.executable, "-c", KILLED_WITH_THE_MEMORY_IN_HAND, str(node.home), node.fleet]
     done = subprocess.run(code, capture_output=True, text=True, timeout=90, cwd=tmp_path, env=environment(node.home))
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert int(done.stdout.split()[0]) > 0
+    at = int(done.stdout.split()[0])
     first.says("mortal did not take the stream over: it is gone; going on here")
-    summary = first.ends(0)
-    assert summary["frames"]["read"] == RATE * SECONDS and not summary["handed_over"]
+    standby.says("holding a checkpoint of yard-gate-")
+    summary = first.stop()
+    assert summary["frames"]["read"] > at and not summary["handed_over"] and summary["hosts"] == []
     assert summary["lost"]["count"] == 0
     told = standby.ends(0)
-    assert told["ended"] == "the file ended" and told["frames"]["read"] == 0, "nothing was left to go on with"
+    assert told["ended"] == "stopped by SIGTERM" and told["frames"]["read"] == 0, "the stream is over, not orphaned"
 
 
 def test_flags_that_contradict_are_told(node: Node, film: Path) -> None:

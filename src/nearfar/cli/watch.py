@@ -155,7 +155,7 @@ async def _watch(
     from nearfar.vision.succession import Wishes, begin
     from nearfar.vision.terminal import Dashboard, LineDisplay, TerminalDisplay
 
-    async with connect(chosen) as client:
+    async with connect(chosen, reachable=stream is not None) as client:
         name = ModelName(model)
         described = (await client.describe(name)).manifest
         labels = labels_in(described)
