@@ -76,6 +76,11 @@ class Program:
         told = " ".join(self.err.read_text().split())
         assert text in told, f"{self.name} ended with {self.process.poll()}: {told}"
 
+    def goes_on(self) -> None:
+        """Wait until it has told twice more how many frames were answered; the second one is of after this moment."""
+        told = self.err.read_text().count(" answered ")
+        until_now(lambda: self.err.read_text().count(" answered ") >= told + 2, f"{self.name} goes on", 60.0)
+
     def kill9(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(30)
@@ -239,6 +244,7 @@ def test_the_host_goes_on_when_its_successor_is_killed_with_the_memory_in_hand(
     assert done.returncode == -signal.SIGKILL, done.stderr
     at = int(done.stdout.split()[0])
     first.says("mortal did not take the stream over: it is gone; going on here")
+    first.goes_on()
     standby.says("holding a checkpoint of yard-gate-")
     summary = first.stop()
     assert summary["frames"]["read"] > at and not summary["handed_over"] and summary["hosts"] == []

@@ -29,7 +29,7 @@ class Resumed(Source):
         self._held: Frame | None = None
         self._before: Milliseconds | None = None
         """Presentation time of the frame before the held one."""
-        self._opened = False
+        self._opened = self._over = False
         self._last = 0
         """The last frame of a camera that was drained."""
         self._shift = self._corrupt = 0
@@ -53,6 +53,7 @@ class Resumed(Source):
         self._opened = True
         self._inner.skip(first)
         self._held = self._inner.read()
+        self._over = self._held is None
         if self._inner.passed_ms is not None:
             self._before = max(self._before or self._inner.passed_ms, self._inner.passed_ms)
 
@@ -91,7 +92,8 @@ class Resumed(Source):
 
     def read(self) -> Frame | None:
         held, self._held = self._held, None
-        frame = held if held is not None else self._inner.read()
+        # A file that is over must not be read again: it would begin anew.
+        frame = held if held is not None or self._over else self._inner.read()
         self.reconnects, self.ended = self._inner.reconnects, self._inner.ended
         self.corrupt = self._inner.corrupt - self._corrupt
         if frame is None:
@@ -99,6 +101,7 @@ class Resumed(Source):
         return msgspec.structs.replace(frame, index=frame.index + self._shift) if self._shift else frame
 
     def close(self) -> None:
+        self._over = False
         self._enough.set()
         self._inner.close()
 
