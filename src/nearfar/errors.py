@@ -147,6 +147,13 @@ class DuplicateNode(MeshError):
     exit_code = 2
 
 
+class DuplicateStream(MeshError):
+    """Another program runs a stream of this name."""
+
+    code = "duplicate-stream"
+    exit_code = 2
+
+
 class DeadlineExceeded(NearfarError):
     """The deadline passed before the answer was there."""
 

@@ -22,8 +22,8 @@ from nearfar.errors import DeadlineExceeded, InferenceError, NoCandidate, Overlo
 from nearfar.types.image import Image, ImageKind
 from nearfar.types.request import Answer, Qos, Stages
 from nearfar.types.units import Milliseconds, Seconds
-from nearfar.vision.results import FrameResult, Outcome, Summary
-from nearfar.vision.stream import BACK_PRESSURE, EXPIRED, STOPPED, Watch, watch
+from nearfar.vision.results import EXPIRED, FrameResult, Outcome, Summary
+from nearfar.vision.stream import BACK_PRESSURE, STOPPED, Watch, watch
 from tests.vision.helpers import MODEL, ScriptedSeer, ScriptedSource, answer
 
 
@@ -171,7 +171,7 @@ def test_a_move_is_seen_once_and_the_incumbent_is_passed_on() -> None:
     assert seer.incumbents == [None, *["pi/square"] * 4, *["cloud/square"] * 3]
     assert summary.served == {"pi/square": 4, "cloud/square": 4}
     assert json.loads(json.dumps(summary.to_dict()))["moves"] == [
-        {"source": "pi/square", "target": "cloud/square", "frame": 4}
+        {"source": "pi/square", "target": "cloud/square", "frame": 4, "kind": "unplanned", "reason": "answered there"}
     ]
 
 

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from nearfar.errors import Unreachable
+from nearfar.types.ids import ServiceId
 from nearfar.types.image import Image
-from nearfar.vision.results import FrameResult, Outcome, Summary
+from nearfar.vision.results import FrameResult, Move, Outcome, Summary
 from nearfar.vision.terminal import (
     PICTURE_COLUMNS,
     Dashboard,
@@ -40,6 +41,8 @@ def filled(*, picture: bool = True) -> tuple[Dashboard, Summary]:
             reply = answer(Image.bgr(image), "pi4/square" if index < 15 else "gateway/square")
             result = FrameResult(index, Outcome.ANSWERED, answer=reply, decode_ms=1.0, total_ms=9.0)
         summary.add(result)
+        if index == 16:
+            summary.note(Move(ServiceId("pi4/square"), ServiceId("gateway/square"), 16))
         dashboard.update(result, None if result.outcome is Outcome.DROPPED else image)
     return dashboard, summary
 

@@ -212,6 +212,7 @@ def pull(
     config: Config = None,
 ) -> None:
     """Pull a model from a hub, check it, and add it. Needs the extra hub of the package."""
+    from nearfar.models.pull import pull as fetch
 
     options = _options(name, task, labels, decoder, size, precision, variant, licence)
     store = _store(*home_and_config(context, home, config))

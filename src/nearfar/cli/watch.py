@@ -78,6 +78,15 @@ def watch(
     no_trail: Annotated[
         bool, typer.Option("--no-trail", help="Write nothing down of what was decided; 'nearfar explain' reads it.")
     ] = False,
+    stream: Annotated[
+        str | None, typer.Option("--stream", help="Name of this stream in the fleet, for --takeover and --standby.")
+    ] = None,
+    takeover: Annotated[
+        bool, typer.Option("--takeover", help="Go on with the stream that runs elsewhere; that program then ends.")
+    ] = False,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Wait, and go on with the stream when the program that runs it dies.")
+    ] = False,
     json: Json = False,
     home: Home = None,
     fleet: Fleet = None,
@@ -90,17 +99,33 @@ def watch(
 
     if display not in (None, "terminal", "none"):
         raise InputError(f"--display is {display!r}.", "Use terminal or none.")
+    role = _role(stream, takeover, standby)
     chosen = settings(fleet_flags(home, fleet, join, config))
     qos = qos_of(deadline, privacy, node, max_cost, degrade, percentile, stream=True)
     follow = _follow(track, line or [], zone or [])
     opened = open_source(source, loop=loop, realtime=realtime)
     shown = display or ("terminal" if sys.stderr.isatty() and not json else "none")
-    summary = in_loop(_watch(chosen, opened, model, qos, output, shown, in_flight, follow, not no_trail))
+    summary = in_loop(_watch(chosen, opened, model, qos, output, shown, in_flight, follow, stream, role, not no_trail))
     if json:
         print_json(summary.to_dict())
     else:
         tell(summary)
     raise typer.Exit(summary.exit_code)
+
+
+def _role(stream: str | None, takeover: bool, standby: bool) -> str:
+    """`takeover`, `standby` or empty. Raises `InputError` for a name that cannot be one and flags that contradict."""
+    from nearfar.errors import InputError
+    from nearfar.types.ids import is_name
+
+    if stream is not None and not is_name(stream):
+        raise InputError(f"--stream {stream!r} is no name.", "Use small letters, digits, '-', '_' and '.'.")
+    if takeover and standby:
+        raise InputError("--takeover takes the stream now, --standby when its host dies.", "Give one of them.")
+    role = "takeover" if takeover else "standby" if standby else ""
+    if role and stream is None:
+        raise InputError(f"--{role} needs to know which stream.", "Add --stream NAME.")
+    return role
 
 
 def _follow(track: str | None, lines: list[str], zones: list[str]) -> Follow | None:
@@ -123,6 +148,8 @@ async def _watch(
     display: str,
     in_flight: int | None,
     follow: Follow | None,
+    stream: str | None = None,
+    role: str = "",
     trailed: bool = True,
 ) -> Summary:
     import asyncio
@@ -136,11 +163,15 @@ async def _watch(
     from nearfar.gateway.answers import labels_in, manifest_of
     from nearfar.models.manifest import Task
     from nearfar.types.ids import ModelName, StreamId
+    from nearfar.vision.circle import Circle
     from nearfar.vision.record import AnnotatedRecording
+    from nearfar.vision.results import Summary
+    from nearfar.vision.story import Story
     from nearfar.vision.stream import Watch
+    from nearfar.vision.succession import Wishes, begin
     from nearfar.vision.terminal import Dashboard, LineDisplay, TerminalDisplay
 
-    async with connect(chosen) as client:
+    async with connect(chosen, reachable=stream is not None) as client:
         name = ModelName(model)
         described = (await client.describe(name)).manifest
         labels = labels_in(described)
@@ -151,20 +182,41 @@ async def _watch(
                     "Choose a detector with --model, or leave --track, --line and --zone away.",
                 )
             follow.labels = labels
+        circle = Circle(client.mesh, stream or uuid.uuid4().hex[:8])
+        me = f"{client.me}-{uuid.uuid4().hex[:6]}"
+        wishes = Wishes(name, qos.privacy, labels, follow)
+        begun = await begin(circle, me, wishes, source, role, named=stream is not None, say=_say)
+        if isinstance(begun, str):  # the stream ended while this program stood by
+            over = Summary()
+            over.stream = circle.stream
+            over.stop(begun)
+            return over
+        source, follow, host = begun.source, begun.follow, begun.host
         recording = AnnotatedRecording(output, labels) if output is not None else None
-        stream = StreamId(uuid.uuid4().hex[:8])
 
         async def on_result(result: FrameResult, image: NDArray[Any] | None) -> None:
             if follow is not None:
                 result = follow.take(result, image)
             view.update(result, image)
-            if trail is not None:
-                trail.outcome(result.outcome.value, result.served_by, result.index)
+            if story is not None:
+                story.after(result)
             if recording is not None:
                 await recording(result, image)
+            host.after(result)
 
-        engine = Watch(source, client, name, qos, on_result=on_result, stream=stream, in_flight=in_flight)
-        engine.summary.tracking = follow
+        engine = Watch(
+            source,
+            client,
+            name,
+            qos,
+            on_result=on_result,
+            stream=StreamId(circle.stream),
+            in_flight=in_flight,
+            first=begun.first,
+            incumbent=begun.incumbent,
+            summary=begun.summary,
+        )
+        engine.summary.tracking, engine.summary.stream = follow, circle.stream
         view: TerminalDisplay | LineDisplay
         if display == "terminal":
             view = TerminalDisplay(Dashboard(f"{source.uri} · {model}", engine.summary, labels), console(error=True))
@@ -180,26 +232,30 @@ async def _watch(
                 view.note(decision.reason)
 
         client.listeners.add(Choices(on_decision))
-        trail: Trail | None = None
+        story: Story | None = None
         if trailed:
-            trail = Trail(stream, name, source=source.uri, by=client.me, home=chosen.home, mesh=client.mesh,
-                          keep=chosen.streams.keep, warn=view.note)  # fmt: skip
-            await trail.start()
-            client.listeners.add(trail)
-            engine.summary.stream = stream
-            print(f"stream {stream}; what is decided and why: nearfar explain {stream}", file=sys.stderr)
+            trail = Trail(StreamId(circle.stream), name, source=source.uri, by=client.me, home=chosen.home,
+                          mesh=client.mesh, keep=chosen.streams.keep, warn=view.note)  # fmt: skip
+            story = Story(trail, engine)
+            await story.begin(client.listeners, patient=role != "takeover")
+            _say(f"stream {circle.stream}; what is decided and why: nearfar explain {circle.stream}")
         # What `timeout`, systemd and containers send: as Ctrl-C, a stream ends with its summary and a whole recording.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, engine.stop, "stopped by SIGTERM")
+        begun.remember(engine.parts)
+        host.run(engine, source=source.uri, live=source.live, model=model, privacy=qos.privacy, follow=follow,
+                 before=begun.memory)  # fmt: skip
+        ended = ""
         try:
             with view:
                 summary = await engine.run()
+            ended = "" if summary.handed_over or summary.error is not None else summary.ended
         finally:
-            if trail is not None:
-                counts = engine.summary.counts
-                trail.ended(engine.summary.ended or "the watch broke off", {o.value: n for o, n in counts.items()})
-                await trail.close()
-                if trail.warning and display == "terminal":  # the panel that showed it is gone
-                    print(f"nearfar: {trail.warning}", file=sys.stderr)
+            if story is not None:
+                await story.close()
+                if story.warning and display == "terminal":  # the panel that showed it is gone
+                    _say(f"nearfar: {story.warning}")
+            await host.close(ended)
+            circle.close()
         if recording is not None:
             try:
                 recording.close()
@@ -217,6 +273,24 @@ def _tell_promise(told: dict[str, Any]) -> None:
         verb = "given up" if change["given_up"] else "taken back"
         text = f"  {change['time']} frame {change['frame']}: {verb}: {change['step']}, because {change['because']}"
         out.print(f"[dim]{escape(text)}[/]")
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _tell_moves(told: dict[str, Any]) -> None:
+    out = console()
+    shown = 10
+    for move in told["moves"][-shown:]:
+        out.print(f"  frame {move['frame']}: {move['kind']} move to {move['target']}: {escape(move['reason'])}")
+    for one in told["given_up"][-shown:]:
+        out.print(f"[yellow]  frame {one['frame']}: not moved to {one['target']}[/]: {escape(one['reason'])}")
+    if told["shadows"]:
+        out.print(f"  {told['shadows']} frames were sent twice, to warm and compare a service before a move")
+    for one in told["hosts"][-shown:]:
+        why = f": {escape(one['reason'])}" if one["reason"] else ""
+        out.print(f"  frame {one['frame']}: {one['kind']} hand-over from {one['source']} to {one['target']}{why}")
 
 
 def _tell_tracking(told: dict[str, Any]) -> None:
@@ -255,7 +329,8 @@ def tell(summary: Summary) -> None:
     out = console()
     counts = ", ".join(f"{count} {name}" for name, count in frames.items() if name != "read" and count)
     out.print(
-        f"{frames['read']} frames read: {counts or 'none answered'}; {told['fps']:.1f} answers/s; {told['ended']}"
+        f"stream {told['stream']}: {frames['read']} frames read: {counts or 'none answered'}; "
+        f"{told['fps']:.1f} answers/s; {told['ended']}"
     )
     for code, failure in told["failures"].items():
         out.print(f"[red]  {failure['count']} × {code}[/]: {escape(failure['reason'])}")
@@ -264,6 +339,9 @@ def tell(summary: Summary) -> None:
     if told["served_by"]:
         served = ", ".join(f"{service} {count}" for service, count in told["served_by"].items())
         out.print(f"  served by {served}; moved {times(told['moved'])}")
+    _tell_moves(told)
+    if told["lost"]["count"]:
+        out.print(f"[red]  {told['lost']['count']} frames lost[/]: {summary.lost.words()}")
     if told["promise"]:
         _tell_promise(told["promise"])
     if told["tracking"]:

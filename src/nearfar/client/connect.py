@@ -19,11 +19,22 @@ from typing import Any
 from nearfar.client.client import Client
 from nearfar.client.policy import placement_policy
 from nearfar.node.assemble import tls_files
-from nearfar.node.identity import running
+from nearfar.node.identity import Running, running
 from nearfar.settings import Settings, load
 
 SETTLE = 3.0
 """Seconds in which a fleet without any node in this home folder must be found."""
+
+
+_LOOPBACK = ("tcp/127.0.0.1:0",)
+
+
+def _listen(settings: Settings, local: Sequence[Running]) -> tuple[str, ...]:
+    """Where the node of this home folder listens, at a free port; what was allowed to it is allowed to its clients."""
+    mesh = settings.mesh
+    allowed = bool(local) or mesh.insecure or tls_files(settings) is not None
+    endpoints = local[0].endpoints if local else mesh.listen if allowed else ()
+    return tuple(f"{one.rpartition(':')[0]}:0" for one in endpoints if not one.startswith("unixsock")) or _LOOPBACK
 
 
 @asynccontextmanager
@@ -33,11 +44,13 @@ async def connect(
     join: Sequence[str] = (),
     wait: float = SETTLE,
     flags: Mapping[str, Any] | None = None,
+    reachable: bool = False,
 ) -> AsyncIterator[Client]:
     """A client of the fleet that the settings name; `flags` are settings, such as `{"mesh.fleet": "garage"}`.
 
     It speaks for the node of this home folder when one runs, else for itself. Returns as soon as any node was heard,
-    after `wait` seconds at the latest (the fleet may be empty: then asking says so).
+    after `wait` seconds at the latest (the fleet may be empty: then asking says so). `reachable`: by clients on other
+    machines too, as the node is that it speaks for; else only what it asks is answered.
     """
     from nearfar.mesh.zenoh import ZenohMesh
     from nearfar.mesh.zenoh_options import ZenohOptions
@@ -47,7 +60,7 @@ async def connect(
     endpoints = tuple(e.replace("/0.0.0.0:", "/127.0.0.1:") for entry in local for e in entry.endpoints)
     options = ZenohOptions(
         settings.mesh.fleet,
-        ("tcp/127.0.0.1:0",),
+        _listen(settings, local) if reachable else _LOOPBACK,
         (*endpoints, *settings.mesh.join, *join),
         settings.mesh.discover and not endpoints,
         settings.mesh.lease_ms,

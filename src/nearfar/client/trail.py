@@ -99,6 +99,8 @@ class Trail(Listener):
         self._counts: Counter[str] = Counter()
         self._served: ServiceId | None = None
         self._failed_since: set[ServiceId] = set()
+        self._free: deque[int] = deque(maxlen=64)
+        """Frames for which a free choice was told last."""
         self._moved = 0
         self._level = "kept"
         self._ended = ""
@@ -172,6 +174,11 @@ class Trail(Listener):
     def decided(self, request: Request, decision: Decision, snapshot: Snapshot, now: Seconds) -> None:
         if request.stream != self.stream:
             return
+        if request.frame is not None:
+            if request.qos.node is None:
+                self._free.append(request.frame)
+            elif request.frame in self._free:
+                return  # decided among all already; this one only holds the frame where it belongs during a move
         at = self._clock()
         fold = self._fold
         if fold is not None and fold.take(request, decision, snapshot, now, at):

@@ -44,6 +44,8 @@ class Source(ABC):
     """Pieces of a live stream that could not be decoded and were passed over."""
     ended: str = ""
     """Why there are no more frames, once `read` returned None or raised."""
+    passed_ms: Milliseconds | None = None
+    """Presentation time of the last frame that was passed over (`skip`); None when none was."""
 
     @abstractmethod
     def read(self) -> Frame | None:
@@ -51,6 +53,13 @@ class Source(ABC):
 
         Raises `SourceError` when it cannot be opened or broke off; frames before the break were delivered.
         """
+
+    def skip(self, first: int) -> bool:
+        """Pass over frames below number `first`, without waiting for their time; on the thread that reads.
+
+        False for a source without a past, such as a camera: what it did not give is gone. Frames keep their numbers.
+        """
+        return False
 
     @abstractmethod
     def close(self) -> None:
@@ -64,6 +73,18 @@ class Source(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Movable(Protocol):
+    """A part of a stream that remembers, and travels with it: its tracker, its monitor."""
+
+    def export_state(self) -> bytes:
+        """The whole memory. Raises `InputError` with the reason when it cannot travel."""
+        ...
+
+    def import_state(self, data: bytes) -> None:
+        """Become the one that exported this. Raises `InputError` when it is not such a state; then unchanged."""
+        ...
 
 
 class Seer(Protocol):

@@ -94,15 +94,25 @@ class Keeper:
         """How to ask for the next frame; `qos` is what is left of the stream's after `spent_ms` since the frame."""
         if self.promise is None:
             return Plan(self._model, qos, 1.0, {})
-        effect, found = self._effect, self.found
+        effect, forecast = self._effect, self.forecast(spent_ms)
         qos = msgspec.structs.replace(qos, degrade=effect.degrade)
-        forecast = None
-        if found is not None and found.level is not Level.KEPT:
-            # A broken promise without a forecast was broken by answers: what they took is what is to be expected.
-            ahead = found.quantile if found.forecast is None else found.forecast
-            forecast = Milliseconds(max(0.0, min(ahead, 1e6) - spent_ms))
         more = {} if forecast is None else {"forecast": forecast}
         return Plan(effect.model or self._model, qos, effect.scale, more)
+
+    def forecast(self, spent_ms: float = 0.0) -> Milliseconds | None:
+        """What is to be expected of the incumbent from `spent_ms` after a frame on; None while the promise is kept."""
+        found = self.found
+        if found is None or found.level is Level.KEPT:
+            return None
+        # A broken promise without a forecast was broken by answers: what they took is what is to be expected.
+        ahead = found.quantile if found.forecast is None else found.forecast
+        return Milliseconds(max(0.0, min(ahead, 1e6) - spent_ms))
+
+    def asks(self) -> tuple[ModelName, Qos]:
+        """The model and the QoS that the next frame is asked for with, after all that is given up."""
+        if self.promise is None:
+            return self._model, self._qos
+        return self._effect.model or self._model, msgspec.structs.replace(self._qos, degrade=self._effect.degrade)
 
     @staticmethod
     def restored(answer: Answer, sent: Frame, frame: Frame) -> Answer:
@@ -274,6 +284,14 @@ class Keeper:
                 "reason": found.reason,
             }
         return told
+
+    def export_state(self) -> bytes:
+        """What the monitor knows. What is given up does not travel: the next program may have more room."""
+        return self.monitor.export_state(self._now())
+
+    def import_state(self, data: bytes) -> None:
+        """Go on with what another program's monitor knew. Raises `InputError` when it is no such state."""
+        self.monitor = Monitor.import_state(data, self._now())
 
     def close(self) -> None:
         """Stop looking for models."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -17,6 +18,9 @@ from nearfar.types.image import ImageKind
 from nearfar.types.request import STAGE_NAMES, Answer
 from nearfar.types.units import Milliseconds
 
+KEPT_RANGES = 1000
+"""Of lost frames; the count is of all."""
+EXPIRED = "expired: its deadline passed before it could be sent"
 KEPT_MOVES = 1000
 """A stream of weeks keeps this many moves; the count is of all."""
 
@@ -78,12 +82,68 @@ class FrameResult(msgspec.Struct, frozen=True):
         }
 
 
+class Kind(StrEnum):
+    PLANNED = "planned"
+    """The service before still answered: its successor was warm, compared, and took over between two frames."""
+    UNPLANNED = "unplanned"
+    """The service before was gone, refused or failed."""
+
+
 class Move(msgspec.Struct, frozen=True):
     """The stream went over to another service, from this frame on."""
 
     source: ServiceId
     target: ServiceId
     frame: int
+    kind: Kind = Kind.UNPLANNED
+    reason: str = ""
+
+
+class GivenUp(msgspec.Struct, frozen=True):
+    """A move that was begun and not made; the stream stayed where it was."""
+
+    target: ServiceId
+    frame: int
+    reason: str
+
+
+class HandOver(msgspec.Struct, frozen=True):
+    """Another program went on with the stream, from this frame on."""
+
+    source: str
+    target: str
+    frame: int
+    kind: Kind
+    reason: str = ""
+    """What happened to the frames between, in words."""
+
+
+class Lost:
+    """Numbers of frames that were to be answered and were not, as ranges; added in growing order.
+
+    >>> lost = Lost(); lost.add(3); lost.add(4); lost.add(9, 12); lost.ranges, lost.count
+    ([(3, 4), (9, 12)], 6)
+    """
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = (), count: int | None = None) -> None:
+        self.ranges: list[tuple[int, int]] = list(ranges)
+        """(first, last) of each; the newest `KEPT_RANGES`."""
+        self.count = sum(b - a + 1 for a, b in self.ranges) if count is None else count
+
+    def add(self, first: int, last: int | None = None) -> None:
+        last = first if last is None else last
+        self.count += last - first + 1
+        if self.ranges and self.ranges[-1][1] == first - 1:
+            self.ranges[-1] = (self.ranges[-1][0], last)
+        else:
+            self.ranges.append((first, last))
+            del self.ranges[:-KEPT_RANGES]
+
+    def words(self, most: int = 8) -> str:
+        """`3-4, 9` and how many ranges more there are."""
+        shown = [str(a) if a == b else f"{a}-{b}" for a, b in self.ranges[:most]]
+        more = len(self.ranges) - most
+        return ", ".join(shown) + (f" and {more} more ranges" if more > 0 else "")
 
 
 class Counts(Protocol):
@@ -110,6 +170,18 @@ class Summary:
         """Answered frames by how they travelled: `bgr`, `encoded`."""
         self.moves: deque[Move] = deque(maxlen=KEPT_MOVES)
         self.moved = 0
+        self.given_up: deque[GivenUp] = deque(maxlen=KEPT_MOVES)
+        """Moves that were begun and not made."""
+        self.shadows = 0
+        """Copies of frames that were sent to warm a service and to compare it, before a move; no results."""
+        self.lost = Lost()
+        """Frames that got no answer although they were to get one: failed, expired, or between two hosts."""
+        self.hosts: deque[HandOver] = deque(maxlen=KEPT_MOVES)
+        """Programs that this stream went over to."""
+        self.stream = ""
+        """Its name in the fleet; empty when it has none."""
+        self.handed_over = False
+        """Another program goes on with the stream: this one ended well."""
         self.stages: dict[str, Histogram] = {}
         self.read = 0
         """Frames that the source gave, including those that are on their way."""
@@ -121,19 +193,18 @@ class Summary:
         """Set when the stream broke off: the source, the recorder, or nobody answered for too long."""
         self.tracking: Counts | None = None
         """Tracks, lines and zones; None when nothing tracks."""
-        self.stream = ""
-        """Id of the stream, by which `nearfar explain` knows its trail; empty when it has none."""
         self.promise: Counts | None = None
         """How the promise stands and what was given up for it; its `words` are empty when nothing was promised."""
-        self._last: ServiceId | None = None
         self._started = time.monotonic()
         self._stopped: float | None = None
 
-    def add(self, result: FrameResult) -> Move | None:
-        """Count one result; results come in the order of their frames. The move that it shows, if any."""
+    def add(self, result: FrameResult) -> None:
+        """Count one result; results come in the order of their frames."""
         self.counts[result.outcome] += 1
         if result.outcome is Outcome.DROPPED:
             self.drops[result.reason] += 1
+        if result.outcome is Outcome.FAILED or result.reason == EXPIRED:
+            self.lost.add(result.index)
         if result.error is not None:
             self.failures[result.error.code] += 1
             self.reasons[result.error.code] = str(result.error)
@@ -141,17 +212,21 @@ class Summary:
             self.stages.setdefault(name, Histogram()).add(value)
         if result.sent is not None and result.answer is not None:
             self.sent[result.sent.value] += 1
-        server = result.served_by
-        if server is None:
-            return None
-        self.served[server] += 1
-        before, self._last = self._last, server
-        if before is None or before == server:
-            return None
-        move = Move(before, server, result.index)
+        if result.served_by is not None:
+            self.served[result.served_by] += 1
+
+    def note(self, move: Move) -> None:
+        """The stream went over to another service."""
         self.moves.append(move)
         self.moved += 1
-        return move
+
+    def give_up(self, what: GivenUp) -> None:
+        """A move was begun and not made."""
+        self.given_up.append(what)
+
+    def started_before(self, wall_s: float, now: float) -> None:
+        """The stream had run for so long when it came here, at `now` of the monotonic clock."""
+        self._started = now - wall_s
 
     def stop(self, reason: str) -> None:
         """The stream is over; the clock stands."""
@@ -179,17 +254,20 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 only when the stream did not break off and no frame failed; else that of the (most frequent) error."""
+        """0 only when the stream did not break off and no frame failed; else that of the (most frequent) error.
+
+        A stream that was handed over did not break off; what failed of it is told by the program that ends it.
+        """
         if self.error is not None:
             return self.error.exit_code
-        if self.failures:
+        if self.failures and not self.handed_over:
             return by_code(self.failures.most_common(1)[0][0]).exit_code
         return 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `--json`; times in milliseconds, rounded to a microsecond."""
         return {
-            "stream": self.stream or None,
+            "stream": self.stream,
             "frames": {"read": self.read} | {outcome.value: n for outcome, n in self.counts.items()},
             "drops": dict(self.drops),
             "failures": {code: {"count": n, "reason": self.reasons[code]} for code, n in self.failures.items()},
@@ -197,6 +275,11 @@ class Summary:
             "sent_as": dict(self.sent),
             "moved": self.moved,
             "moves": [msgspec.to_builtins(move) for move in self.moves],
+            "given_up": [msgspec.to_builtins(move) for move in self.given_up],
+            "shadows": self.shadows,
+            "lost": {"count": self.lost.count, "ranges": [list(one) for one in self.lost.ranges]},
+            "hosts": [msgspec.to_builtins(one) for one in self.hosts],
+            "handed_over": self.handed_over,
             "stages_ms": {name: _quantiles(histogram) for name, histogram in self.stages.items()},
             "tracking": None if self.tracking is None else self.tracking.to_dict(),
             "promise": None if self.promise is None else self.promise.to_dict(),

@@ -18,16 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nearfar.errors import DeadlineExceeded, MeshError, NearfarError, NoCandidate, Overloaded, SourceError, UnknownModel
-from nearfar.types.ids import ModelName, ServiceId, StreamId
-from nearfar.types.image import ImageKind
+from nearfar.errors import (
+    DeadlineExceeded,
+    InferenceError,
+    InputError,
+    MeshError,
+    NearfarError,
+    NoCandidate,
+    Overloaded,
+    SourceError,
+    UnknownModel,
+)
+from nearfar.types.ids import ModelName, ServiceId, StreamId, node_of
+from nearfar.types.image import Image, ImageKind
 from nearfar.types.request import FRAME, Answer, Qos
 from nearfar.types.units import Bytes, Milliseconds, Seconds
-from nearfar.vision.base import Frame, Seer, Source
+from nearfar.vision.base import Frame, Movable, Seer, Source
 from nearfar.vision.encode import Encoder
 from nearfar.vision.latest import Latest
-from nearfar.vision.promise import Keeper
-from nearfar.vision.results import FrameResult, Outcome, Summary
+from nearfar.vision.moving import Assigned, Mover
+from nearfar.vision.promise import Keeper, Plan
+from nearfar.vision.results import EXPIRED, FrameResult, Outcome, Summary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +50,9 @@ OnResult = Callable[["FrameResult", "NDArray[np.uint8] | None"], "Awaitable[None
 MOST_IN_FLIGHT = 4
 _NOBODY_THERE = (NoCandidate, Overloaded, MeshError, UnknownModel)
 """Errors after which the next frame would fare no better at once: wait a little. Others concern their frame alone."""
+_ELSEWHERE = (NoCandidate, Overloaded, MeshError, InferenceError)
+"""Failures of a service that a frame was pinned to during a move, after which whoever asks may choose another one."""
 BACK_PRESSURE = "back-pressure: newer frames came before it could be sent"
-EXPIRED = "expired: its deadline passed before it could be sent"
 STOPPED = "stopped: the stream was ended before it was answered"
 
 
@@ -66,20 +78,29 @@ class Watch:
         always: ImageKind | None = None,
         patience: Seconds = Seconds(10.0),  # noqa: B008
         give_up: Seconds | None = None,
+        first: int = 0,
+        incumbent: ServiceId | None = None,
+        summary: Summary | None = None,
     ) -> None:
         """`in_flight`: requests at a time, 1 or more; None for 2 of a file, and of a camera as many as the link needs.
         `depth`: frames that wait to be sent. `always`: raw or encoded, instead of what is cheaper.
 
         `patience`: longest wait for one answer (at least the deadline and a second). `give_up`: end the stream with the
         last error after that long without any answer; by default 30 s for a file, which waits, and never for a camera.
+
+        To go on with a stream that ran elsewhere: the number of the `first` frame that the source gives, who served it
+        last, and its `summary` so far.
         """
         if in_flight is not None and in_flight < 1:
             raise ValueError(f"at least one frame must be on its way, not {in_flight}")
-        self.summary = Summary()
+        self.summary = summary if summary is not None else Summary()
         self.encoder = Encoder(always=always)
-        self.incumbent: ServiceId | None = None
         self.promise = Keeper(seer, model, qos, stream)
         self.summary.promise = self.promise
+        self.mover = Mover(seer, model, qos, self.summary, stream=stream, owner=incumbent)
+        """Takes the stream from one service to another; in a hurry while the promise is in danger."""
+        self.parts: dict[str, Movable] = {"promise": self.promise} if self.promise.promise is not None else {}
+        """What else remembers and goes with the stream to another program, by name."""
         self._source = source
         self._seer = seer
         self._model = model
@@ -94,16 +115,31 @@ class Watch:
         self._depth = depth
         self._patience = max(patience, (qos.deadline or 0.0) / 1e3 + 1.0)
         self._give_up = give_up if give_up is not None else math.inf if source.live else 30.0
-        self._incumbent_frame = -1
         self._pause = self.first_pause
         self._resume_at = 0.0
         self._last_error: NearfarError | None = None
         self._stopping = ""
         self._feeding: asyncio.Task[None] | None = None
         self._ready: dict[int, tuple[FrameResult, NDArray[np.uint8] | None, bool]] = {}
-        self._next = 0
+        self._first = self._next = first
+        self._read_before = self.summary.read
         self._arrived = asyncio.Event()
+        self._gate = asyncio.Event()
+        self._gate.set()
+        self._progress = asyncio.Event()
+        self._reconnects = self._corrupt = 0
+        self._telling = self._frozen = self._released = False
         self._all_done = False
+
+    @property
+    def incumbent(self) -> ServiceId | None:
+        """Whose answers count for the next frame; None before the first answer."""
+        return self.mover.owner
+
+    @property
+    def next_frame(self) -> int:
+        """The number of the first frame that was not delivered yet."""
+        return self._next
 
     async def run(self) -> Summary:
         """Until the source ends, `stop` is called, or the task is cancelled: also then the summary is returned.
@@ -114,6 +150,7 @@ class Watch:
         self._last_answer = time.monotonic()
         self._latest = Latest(self._depth, dropping=self._source.live, on_drop=self._on_drop)
         self._requests: set[asyncio.Task[FrameResult]] = set()
+        self._failed: dict[int, tuple[ServiceId, ...]] = {}
         self._room = asyncio.Event()
         # Frames that are answered but not yet delivered hold their pixels: few, so that a slow recorder holds all back.
         self._window = asyncio.Semaphore(self._most * 2 + 2)
@@ -128,8 +165,10 @@ class Watch:
             self._source.close()
             self._latest.abandon()
         await self._until_done(asyncio.gather(*self._requests, return_exceptions=True))
+        await self._until_done(asyncio.ensure_future(self.mover.close()))
         self._all_done = True
         self._arrived.set()
+        self._progress.set()
         await self._until_done(delivering)
         await self._until_done(asyncio.ensure_future(asyncio.to_thread(pump.join, self.closing_s)))
         self._close_summary()
@@ -140,10 +179,46 @@ class Watch:
     def stop(self, reason: str = "stopped by the user") -> None:
         """End the stream: frames on their way are given up and counted as dropped. May be called twice."""
         self._stopping = self._stopping or reason
+        self.go_on()
         if self._feeding is not None:
             self._feeding.cancel()
         for task in getattr(self, "_requests", ()):
             task.cancel()
+
+    # At a boundary between two frames
+
+    async def hold(self) -> int:
+        """Take no new frame, wait until those on their way are delivered; the number of the next one.
+
+        Until `go_on` or `release` is called nothing is sent and nothing delivered. Raises `InputError` when the stream
+        is over or is being stopped.
+        """
+        self._gate.clear()
+        while not self._over and (self._requests or self._telling or self._next in self._ready):
+            self._progress.clear()
+            await self._progress.wait()
+        if self._over:
+            self.go_on()
+            raise InputError("The stream has just ended.", "Start it anew.")
+        self._frozen = True
+        return self._next
+
+    def go_on(self) -> None:
+        """As if `hold` had not been called."""
+        self._frozen = False
+        self._gate.set()
+        self._arrived.set()
+        self._progress.set()
+
+    def release(self, reason: str) -> None:
+        """End after `hold`: somebody else goes on with the next frame, so what was read beyond is not counted here."""
+        self._released = self.summary.handed_over = True
+        self._ready.clear()
+        self.stop(reason)
+
+    @property
+    def _over(self) -> bool:
+        return bool(self._all_done or self._stopping)
 
     async def _until_done(self, work: asyncio.Future[Any]) -> None:
         """Wait for the work; a cancellation from outside (Ctrl-C) becomes `stop` and the work is waited for still."""
@@ -185,8 +260,10 @@ class Watch:
                 await self._room.wait()
             await self._window.acquire()
             await self._back_off()
+            await self._gate.wait()
             frame = await self._latest.get()
-            self.summary.read = self._latest.accepted
+            await self._gate.wait()  # it may have been shut while this frame came
+            self._count_read()
             if frame is None:
                 return
             if self._source.live and (pausing := self._pausing()):
@@ -196,7 +273,10 @@ class Watch:
                 self._finish(self._dropped(frame, skipping), held=True)
                 continue
             self._busy += 1
-            task = asyncio.create_task(self._see(frame))
+            self.mover.ask_for(*self.promise.asks())
+            self.mover.forecast = self.promise.forecast()
+            assigned = self.mover.due(frame.index, frame.image.nbytes)
+            task = asyncio.create_task(self._see(frame, assigned))
             self._requests.add(task)
             task.add_done_callback(partial(self._settle, frame))
 
@@ -207,6 +287,7 @@ class Watch:
         self._room.set()
         result = self._dropped(frame, STOPPED) if task.cancelled() else task.result()
         self.promise.ended(result)
+        self.mover.ended(frame.index, result.answer, self._failed.pop(frame.index, ()))
         self._finish(result, frame.image, held=True)
 
     async def _back_off(self) -> None:
@@ -225,7 +306,7 @@ class Watch:
     def _dropped(self, frame: Frame, reason: str) -> FrameResult:
         return FrameResult(frame.index, Outcome.DROPPED, frame.pts_ms, reason=reason, decode_ms=frame.decode_ms)
 
-    async def _see(self, frame: Frame) -> FrameResult:
+    async def _see(self, frame: Frame, assigned: Assigned) -> FrameResult:
         FRAME.set(frame.index)  # this task is this frame's alone
         if not self._source.live:
             await self._back_off()
@@ -245,13 +326,13 @@ class Watch:
         try:
             async with asyncio.timeout(self._patience):
                 plan = self.promise.plan(qos, (taken - since) * 1e3)
-                rtt_ms, bandwidth = self._seer.link_to(plan.model, self.incumbent)
+                rtt_ms, bandwidth = self._seer.link_to(plan.model, assigned.owner or self.incumbent)
                 fitted, shrink_ms = await plan.fit(frame)
                 image, encode_ms = await self.encoder.prepare(fitted, rtt_ms, bandwidth)
                 encode_ms += shrink_ms
                 kind, self.promise.size = image.kind, Bytes(image.nbytes)
-                more = {"stream": self._stream, "incumbent": self.incumbent} | plan.more
-                answer = self.promise.restored(await self._seer.see(plan.model, image, plan.qos, **more), fitted, frame)
+                self.mover.sent(frame.index, image, plan.qos)
+                answer = self.promise.restored(await self._ask(frame, image, plan, assigned), fitted, frame)
         except NearfarError as found:
             error = found
         except TimeoutError:
@@ -263,7 +344,7 @@ class Watch:
         total_ms = (time.monotonic() - since) * 1e3
         if answer is not None and kind is not None:
             outcome = Outcome.LATE if budget is not None and total_ms > budget else Outcome.ANSWERED
-            self._on_answer(frame.index, answer, kind)
+            self._on_answer(answer, kind)
         else:
             outcome = Outcome.FAILED
             self._on_failure(error)
@@ -282,7 +363,25 @@ class Watch:
             kind,
         )
 
-    def _on_answer(self, index: int, answer: Answer, kind: ImageKind) -> None:
+    async def _ask(self, frame: Frame, image: Image, plan: Plan, assigned: Assigned) -> Answer:
+        """Of whom the frame belongs to; when that one fails during a move, of whoever is best then."""
+        owner, started, qos = assigned.owner or self.incumbent, time.monotonic(), plan.qos
+        pin = self.mover.pin_of(assigned)
+        if pin is not None:
+            to_it = msgspec.structs.replace(qos, node=node_of(pin))
+            try:
+                return await self._seer.see(plan.model, image, to_it, stream=self._stream, incumbent=pin, **plan.more)
+            except _ELSEWHERE:
+                self._failed[frame.index] = (pin,)
+                owner = None
+                if qos.deadline is not None:
+                    rest = Milliseconds(qos.deadline - (time.monotonic() - started) * 1e3)
+                    if rest <= 0:
+                        raise
+                    qos = msgspec.structs.replace(qos, deadline=rest)
+        return await self._seer.see(plan.model, image, qos, stream=self._stream, incumbent=owner, **plan.more)
+
+    def _on_answer(self, answer: Answer, kind: ImageKind) -> None:
         self._pause = self.first_pause
         self._resume_at = 0.0
         self._last_error = None
@@ -292,9 +391,6 @@ class Watch:
             share = answer.stages.link / max(0.01, answer.stages.service)
             self._link_share = share if self._link_share is None else 0.8 * self._link_share + 0.2 * share
             self._allowed = in_flight_for(self._link_share, self._most)
-        if index > self._incumbent_frame:
-            self._incumbent_frame = index
-            self.incumbent = answer.served_by
 
     def _on_failure(self, error: NearfarError | None) -> None:
         now = time.monotonic()
@@ -312,20 +408,31 @@ class Watch:
 
     def _finish(self, result: FrameResult, image: NDArray[np.uint8] | None = None, *, held: bool = False) -> None:
         """`held`: the frame was taken from the hand-over, so it has a place in the window until it is delivered."""
+        if self._released:
+            return
         self._ready[result.index] = (result, None if result.outcome is Outcome.DROPPED else image, held)
         self._arrived.set()
+        self._progress.set()
+
+    def _count_read(self) -> None:
+        self.summary.read = self._read_before + max(self._latest.accepted, self._next - self._first)
+        self.summary.reconnects += self._source.reconnects - self._reconnects
+        self.summary.corrupt += self._source.corrupt - self._corrupt
+        self._reconnects, self._corrupt = self._source.reconnects, self._source.corrupt
 
     async def _deliver(self) -> None:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            while (item := self._ready.pop(self._next, None)) is not None:
+            while not self._frozen and (item := self._ready.pop(self._next, None)) is not None:
+                self._telling = True
                 self._next += 1
                 result, image, held = item
-                self.summary.read = max(self._latest.accepted, self._next)
-                self.summary.reconnects, self.summary.corrupt = self._source.reconnects, self._source.corrupt
+                self._count_read()
                 self.summary.add(result)
                 await self._tell(result, image)
+                self._telling = False
+                self._progress.set()
                 if held:
                     self._window.release()
             if self._all_done:
@@ -349,9 +456,12 @@ class Watch:
 
     def _close_summary(self) -> None:
         self.promise.close()
-        self.summary.read = self._latest.accepted
-        self.summary.error = self.summary.error or self._latest.error
-        self.summary.reconnects, self.summary.corrupt = self._source.reconnects, self._source.corrupt
+        self._count_read()
+        if self._released:
+            self.summary.read = self._read_before + self._next - self._first
+        else:
+            self.summary.error = self.summary.error or self._latest.error
+        self._progress.set()
         self.summary.stop(self._stopping or self._source.ended or "the source ended")
 
 
@@ -377,6 +487,6 @@ async def watch(
     """Run one stream to its end; `options` are those of `Watch`.
 
     >>> import inspect; list(inspect.signature(Watch.__init__).parameters)[5:]
-    ['on_result', 'stream', 'in_flight', 'depth', 'always', 'patience', 'give_up']
+    ['on_result', 'stream', 'in_flight', 'depth', 'always', 'patience', 'give_up', 'first', 'incumbent', 'summary']
     """
     return await Watch(source, seer, model, qos, **options).run()

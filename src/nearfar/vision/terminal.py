@@ -75,7 +75,7 @@ class Dashboard:
             if self._summary.moved > self._moved and self._summary.moves:
                 self._moved = self._summary.moved
                 move = self._summary.moves[-1]
-                self._add(f"frame {move.frame}: moved from {move.source} to {move.target}", "bold")
+                self._add(f"frame {move.frame}: moved from {move.source} to {move.target} ({move.kind})", "bold")
             if result.outcome is Outcome.FAILED:
                 self._add(f"frame {result.index} failed: {result.reason}", "red")
 

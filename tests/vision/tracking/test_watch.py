@@ -117,7 +117,7 @@ def test_a_model_that_finds_no_boxes_is_refused(clip: Path, monkeypatch: pytest.
             return SimpleNamespace(manifest="")
 
     @asynccontextmanager
-    async def connect(_: Any) -> Any:
+    async def connect(_: Any, **__: Any) -> Any:
         yield Client()
 
     monkeypatch.setattr("nearfar.client.connect.connect", connect)

@@ -31,6 +31,11 @@ class FileSource(Source):
         self._last_s = 0.0
         self._offset_s = 0.0
         self._started: float | None = None
+        self._skip = 0
+
+    def skip(self, first: int) -> bool:
+        self._skip, self._started = first, None  # the first one that is given is due at once
+        return True
 
     def read(self) -> Frame | None:
         while not self._closing.is_set():
@@ -43,6 +48,10 @@ class FileSource(Source):
             if isinstance(item, Exception):
                 # Passed over and counted; when it was the cut end of the file, the check below finds that.
                 self.corrupt += 1
+                continue
+            if item is not None and self._index < self._skip:
+                self.passed_ms = Milliseconds(self._seconds(item) * 1e3)
+                self._index += 1
                 continue
             if item is not None:
                 return self._paced(item)
@@ -69,13 +78,18 @@ class FileSource(Source):
         self._frames = decode(self._container)
         self._first_of_round = self._index
 
-    def _paced(self, item: Decoded) -> Frame | None:
+    def _seconds(self, item: Decoded) -> float:
+        """Presentation time of what was just decoded, growing over loops."""
         inside = item.seconds
         if inside is None or self._container.format.name == "avi":
             # AVI knows only the order of decoding: with B-frames its times are wrong, but its rate is constant.
             inside = (self._index - self._first_of_round) * self._step
         seconds = self._offset_s + inside
         self._last_s = max(self._last_s, seconds)
+        return seconds
+
+    def _paced(self, item: Decoded) -> Frame | None:
+        seconds = self._seconds(item)
         at = item.arrived
         if self.live:
             now = time.monotonic()

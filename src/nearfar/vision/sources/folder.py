@@ -30,6 +30,12 @@ class FolderSource(Source):
         self._path = path
         self._files: list[Path] | None = None
 
+    def skip(self, first: int) -> bool:
+        if first > self._index:
+            self._index, self._started = first, None
+            self.passed_ms = Milliseconds((first - 1) / RATE * 1e3)
+        return True
+
     def read(self) -> Frame | None:
         if self._files is None:
             self._files = self._list()
@@ -42,7 +48,7 @@ class FolderSource(Source):
         seconds = self._index / RATE
         if self.live:
             now = time.monotonic()
-            self._started = now if self._started is None else self._started
+            self._started = now - seconds if self._started is None else self._started
             if self._started + seconds > now and self._closing.wait(self._started + seconds - now):
                 self.ended = "stopped"
                 return None

@@ -1,0 +1,88 @@
+"""Tells a stream's trail what became of its frames: moves, levels of its promise, what was given up, its hosts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from nearfar.errors import NearfarError
+from nearfar.vision.results import FrameResult, Kind, Move
+
+if TYPE_CHECKING:
+    from nearfar.client.listening import Listeners
+    from nearfar.client.trail import Trail
+    from nearfar.vision.stream import Watch
+
+
+class Story:
+    """One stream's. `begin`, then `after` each result in the order of frames, then `close`; on one event loop."""
+
+    def __init__(self, trail: Trail, watch: Watch) -> None:
+        self._trail, self._watch = trail, watch
+        self._moved = watch.summary.moved
+        self._changed = watch.promise.changed
+        self._hosts = max(0, len(watch.summary.hosts) - 1)  # the hand-over to this program is part of its story
+        self._moves: deque[Move] = deque()
+        """Moves from a frame on whose result has not come yet."""
+        self._beginning: asyncio.Task[None] | None = None
+
+    @property
+    def warning(self) -> str:
+        """Why nothing is written down any more; empty when all is well."""
+        return self._trail.warning
+
+    async def begin(self, listeners: Listeners, *, patient: bool = True) -> None:
+        """Start the trail. With `patient` it is there before the first frame.
+
+        A stream that is being taken over does not wait: the program that had it may still hold the file, and every
+        millisecond is a gap.
+        """
+
+        async def start() -> None:
+            await self._trail.start()
+            listeners.add(self._trail)
+            self._tell_hosts()
+
+        if patient:
+            await start()
+        else:
+            self._beginning = asyncio.create_task(start(), name="trail")
+
+    def after(self, result: FrameResult) -> None:
+        """Take in one result."""
+        summary, promise, trail = self._watch.summary, self._watch.promise, self._trail
+        if new := min(summary.moved - self._moved, len(summary.moves)):
+            self._moves.extend(list(summary.moves)[-new:])
+            self._moved = summary.moved
+        while self._moves and self._moves[0].frame <= result.index:
+            move = self._moves.popleft()
+            planned = move.kind is Kind.PLANNED
+            trail.moved(move.source, move.target, move.frame, planned=planned, reason=move.reason)
+        if promise.found is not None:
+            trail.level(promise.found.level.value, promise.found.reason, result.index)
+        if new := min(promise.changed - self._changed, len(promise.changes)):
+            self._changed = promise.changed
+            for frame, _, change in list(promise.changes)[-new:]:
+                trail.degraded(change.step.words, change.because, frame, restored=not change.down)
+        trail.outcome(result.outcome.value, result.served_by, result.index)
+
+    def _tell_hosts(self) -> None:
+        hosts = self._watch.summary.hosts
+        while self._hosts < len(hosts):
+            one = hosts[self._hosts]
+            self._trail.handed_over(one.source, one.target, one.frame, one.reason)
+            self._hosts += 1
+
+    async def close(self) -> None:
+        """Write the end down."""
+        if self._beginning is not None:
+            await asyncio.gather(self._beginning, return_exceptions=True)
+        self._tell_hosts()
+        summary = self._watch.summary
+        counts = {outcome.value: count for outcome, count in summary.counts.items()}
+        self._trail.ended(summary.ended or "the watch broke off", counts)
+        try:
+            await self._trail.close()
+        except NearfarError as error:
+            self._trail.warning = self._trail.warning or str(error)
