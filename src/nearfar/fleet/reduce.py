@@ -12,6 +12,7 @@ from typing import assert_never
 import msgspec
 
 from nearfar.fleet.events import (
+    NEVER,
     Event,
     LinkMeasured,
     NodeAppeared,
@@ -38,8 +39,10 @@ FORGET_AFTER = Seconds(60.0)
 OBSERVED_MOST = 2048
 """Of more services than this the oldest observations are dropped, so that the fold of an answer stays cheap. A client
 that asks so many asks each so rarely that what it observed has faded before it is of use (`BELIEVED` in placement)."""
-BLAMELESS = frozenset({"cancelled", "invalid-input", "too-large", "overloaded"})
-"""Failures that say nothing against the service: the caller left, sent nonsense, or the queue was full."""
+BLAMELESS = frozenset({"cancelled", "invalid-input", "too-large", "overloaded", "doomed", "silent"})
+"""Failures that say nothing against the service: the caller left, sent nonsense, or the queue was full or too long."""
+_UNHEARD = frozenset({"deadline-exceeded", "silent"})
+"""Failures in which this client stopped waiting: nothing came from the service."""
 QUARANTINE = 3
 """So many failures in a row keep a service out for a while (`placement/filters.py`)."""
 _RATIO_LEAST, _RATIO_MOST = 0.25, 4.0
@@ -76,7 +79,8 @@ def prune(snapshot: Snapshot, now: Seconds, after: Seconds = FORGET_AFTER) -> Sn
 class Draft:
     """A snapshot in the making. A mapping is copied when it is first written to."""
 
-    __slots__ = ("_base", "_models", "_own", "links", "nodes", "observed", "pending", "services")
+    __slots__ = ("_base", "_models", "_own", "links", "missed", "nodes", "observed", "owed", "pending",
+                 "services")  # fmt: skip
 
     def __init__(self, base: Snapshot) -> None:
         self._base = base
@@ -88,6 +92,8 @@ class Draft:
         self.links: dict[tuple[NodeId, NodeId], LinkView] = base.links  # type: ignore[assignment]
         self.pending: dict[ServiceId, int] = base.pending  # type: ignore[assignment]
         self.observed: dict[ServiceId, Observed] = base.observed  # type: ignore[assignment]
+        self.owed: dict[ServiceId, tuple[Seconds, ...]] = base.owed  # type: ignore[assignment]
+        self.missed: dict[ServiceId, Seconds] = base.missed  # type: ignore[assignment]
 
     def freeze(self) -> Snapshot:
         base = self._base
@@ -100,7 +106,8 @@ class Draft:
                 else:
                     merged.pop(model, None)
             by_model = merged
-        return Snapshot(base.me, self.nodes, self.services, by_model, self.links, self.pending, self.observed)
+        return Snapshot(base.me, self.nodes, self.services, by_model, self.links, self.pending, self.observed,
+                        self.owed, self.missed)  # fmt: skip
 
     def _writable(self, name: str) -> None:
         if name not in self._own:
@@ -152,9 +159,37 @@ class Draft:
         else:
             self.pending.pop(service, None)
 
+    def owe(self, service: ServiceId, due: Seconds) -> None:
+        if due != NEVER:
+            self._writable("owed")
+            self.owed[service] = (*self.owed.get(service, ()), due)
+
+    def settle(self, service: ServiceId, due: Seconds) -> None:
+        """It owes this answer no longer, whether it came or not."""
+        dues = self.owed.get(service)
+        if dues is None or due not in dues:
+            return
+        self._writable("owed")
+        if len(dues) == 1:
+            del self.owed[service]
+        else:
+            at = dues.index(due)
+            self.owed[service] = dues[:at] + dues[at + 1 :]
+
+    def miss(self, service: ServiceId, due: Seconds) -> None:
+        if service not in self.missed:
+            self._writable("missed")
+            self.missed[service] = due
+
+    def hear(self, service: ServiceId) -> None:
+        """Anything that the service itself sent ends what was held against it for being silent."""
+        if service in self.missed:
+            self._writable("missed")
+            del self.missed[service]
+
     def forget_service(self, service: ServiceId) -> None:
         self._members(service).discard(service)
-        for name in ("services", "pending", "observed"):
+        for name in ("services", "pending", "observed", "owed", "missed"):
             if service in getattr(self, name):
                 self._writable(name)
                 del getattr(self, name)[service]
@@ -172,11 +207,15 @@ def apply(draft: Draft, event: Event) -> None:
     match event:
         case RequestSent():
             draft.count(event.service, 1)
+            draft.owe(event.service, event.due)
         case RequestAnswered():
             draft.count(event.service, -1)
+            draft.settle(event.service, event.due)
+            draft.hear(event.service)
             _answered(draft, event)
         case RequestFailed():
             draft.count(event.service, -1)
+            draft.settle(event.service, event.due)
             _failed(draft, event)
         case ServiceReported():
             _service_reported(draft, event)
@@ -228,6 +267,8 @@ def _service_reported(draft: Draft, event: ServiceReported) -> None:
     if view.instances and instances_after[0] != view.instances[0]:
         _pardon(draft, service)
     draft.put_service(service, ServiceView(report, view.alive, at, view.since, instances_after))
+    if report.instance:  # "" is its agent, which says nothing of whether the service can be heard
+        draft.hear(service)
 
 
 def _node_reported(draft: Draft, event: NodeReported) -> None:
@@ -285,8 +326,14 @@ def _answered(draft: Draft, event: RequestAnswered) -> None:
             jitter = Milliseconds(jitter + WEIGHT * (abs(away) - jitter))
             link = Milliseconds(link + WEIGHT * away)
             moved = Bytes(int(moved + WEIGHT * (event.moved - moved)))
+    spread: float = old.spread
+    if event.due != NEVER:
+        off = min(abs(at - event.due) * 1000, _LONGEST_MS)
+        # The first one, as in RFC 6298, has nothing to be averaged with.
+        spread = off if old.answered_at == NEVER else spread + WEIGHT * (off - spread)
     draft.put_observed(
-        service, Observed(ratio, link, jitter, moved, 0, "", old.failed_at, at, max(event.queued, 0), at)
+        service,
+        Observed(ratio, link, jitter, moved, 0, "", old.failed_at, at, max(event.queued, 0), at, Milliseconds(spread)),
     )
 
 
@@ -296,7 +343,15 @@ def _failed(draft: Draft, event: RequestFailed) -> None:
     if view is None:
         return
     old = draft.observed.get(service, _NO_OBSERVATION)
-    if event.code == "overloaded":
+    if event.code in _UNHEARD:
+        if NEVER != event.due <= at and event.due > max(view.heard, old.answered_at, old.queued_at):
+            draft.miss(service, event.due)
+    elif event.code != "cancelled":
+        draft.hear(service)
+    if event.code == "doomed":
+        if event.queued is not None:
+            draft.put_observed(service, msgspec.structs.replace(old, queued=max(event.queued, 0), queued_at=at))
+    elif event.code == "overloaded":
         # It just said that its queue is full, up to half a second before its telemetry will.
         draft.put_observed(service, msgspec.structs.replace(old, queued=view.report.queue_limit, queued_at=at))
     elif event.code not in BLAMELESS and not (event.code == "deadline-exceeded" and _too_early(event, view, old)):

@@ -6,19 +6,17 @@ it touches. Every moment is the monotonic clock of the one who looks, so ages ne
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import msgspec
 
+from nearfar.fleet.events import NEVER as NEVER
 from nearfar.types.ids import ModelName, NodeId, ServiceId
 from nearfar.types.telemetry import NodeReport, ServiceReport, ServiceState
 from nearfar.types.units import Bytes, BytesPerSecond, Milliseconds, Ratio, Seconds
 
 FRESH = Seconds(2.0)
 """Telemetry comes at 2 Hz: older than this means four reports in a row are missing."""
-NEVER = Seconds(-math.inf)
-"""The moment of what has not happened yet."""
 
 _READY = ServiceState.READY
 
@@ -77,6 +75,8 @@ class Observed(msgspec.Struct, frozen=True, gc=False):
     queued: int = 0
     """Requests that waited there when it last answered or refused; newer than its telemetry if `queued_at` is."""
     queued_at: Seconds = NEVER
+    spread: Milliseconds = Milliseconds(0.0)
+    """Mean absolute difference between when answers were due and when they came."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -93,6 +93,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     pending: Mapping[ServiceId, int] = {}
     """Requests of this client that are under way; services with none are absent."""
     observed: Mapping[ServiceId, Observed] = {}
+    owed: Mapping[ServiceId, tuple[Seconds, ...]] = {}
+    """When the answers that this client waits for are due; services that owe none are absent."""
+    missed: Mapping[ServiceId, Seconds] = {}
+    """When the first of those was due that this client gave up on, and nothing has been heard from the service since."""
 
 
 def freshness(view: ServiceView | NodeView, now: Seconds) -> Seconds:

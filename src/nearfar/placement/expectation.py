@@ -62,6 +62,14 @@ class Expectation(msgspec.Struct, frozen=True, gc=False):
         """Whether the answer is expected within the deadline, jitter included; always, without one."""
         return deadline is None or self.total + self.margin <= deadline
 
+    def budget(self, left: Milliseconds) -> Milliseconds:
+        """What the service may take of the `left` milliseconds, from when it has the request to when it answers.
+
+        The way there and back is taken off, but never more than half: a wrong estimate of the way must not make a
+        service refuse what it could have answered.
+        """
+        return Milliseconds(max(left - self.link - self.transfer, left / 2))
+
     def __str__(self) -> str:
         return (
             f"{self.total:.1f} ms (link {self.link:.1f}, {self.basis}; transfer {self.transfer:.1f}; "

@@ -1,6 +1,6 @@
 """May this service take this request at all? A fixed chain; the first filter that says no gives the reason.
 
-health -> excluded -> pinned node -> privacy -> compute (queue) -> memory -> quarantine. That a model is present at all
+health -> excluded -> pinned node -> privacy -> compute (queue) -> memory -> silence -> quarantine. That a model is present at all
 is decided before the chain, as a node without a service for it has no service to look at (`absent`).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from nearfar.fleet.reduce import QUARANTINE
 from nearfar.fleet.snapshot import FRESH, ServiceView, Snapshot, service_health
 from nearfar.placement.refusal import Refusal
+from nearfar.placement.silence import silent
 from nearfar.types.ids import node_of, service_id
 from nearfar.types.request import Privacy, Request
 from nearfar.types.telemetry import ServiceState
@@ -67,6 +68,9 @@ def refuse(snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds
         free, total = node.report.memory_free, node.report.device.memory
         if free < total * LEAST_MEMORY:
             return Refusal(service, "memory", f"node {report.node} has {show_bytes(free)} of {show_bytes(total)} left")
+
+    if (snapshot.missed or snapshot.owed) and silent(snapshot, view, now):
+        return Refusal(service, "silent", "it owes an answer, and nothing has been heard from it since")
 
     if observed is not None and observed.failures >= QUARANTINE:
         left = observed.failed_at + backoff(observed.failures) - now

@@ -30,6 +30,7 @@ CODES: Mapping[str, str] = {
     "not-served": "the node runs no service for the model",
     "queue-full": "the service's queue is full",
     "memory": "the node has almost no memory left",
+    "silent": "it owes this client an answer, and nothing has been heard from it for longer than is usual",
     "quarantined": "several requests in a row failed there; it is tried again after a while",
     "unknown-model": "no node of the fleet serves the model or has it in its store",
 }
