@@ -32,6 +32,8 @@ from nearfar.types.ids import ModelName, NodeId, ServiceId, VariantId, node_of, 
 from nearfar.types.telemetry import LinkReport, ServiceReport, ServiceState
 from nearfar.types.units import Bytes, Milliseconds, Seconds
 
+OTHERS = 0.3
+"""Weight of the newest sample in `Observed.others`."""
 WEIGHT = 0.2
 """Weight of the newest sample in the averages of `Observed`: about the last ten answers count."""
 FORGET_AFTER = Seconds(60.0)
@@ -269,6 +271,11 @@ def _service_reported(draft: Draft, event: ServiceReported) -> None:
     draft.put_service(service, ServiceView(report, view.alive, at, view.since, instances_after))
     if report.instance:  # "" is its agent, which says nothing of whether the service can be heard
         draft.hear(service)
+        observed = draft.observed.get(service)
+        if observed is not None:
+            others = _others(draft, service, observed, report.queued + report.in_flight)
+            if others != observed.others:
+                draft.put_observed(service, msgspec.structs.replace(observed, others=others))
 
 
 def _node_reported(draft: Draft, event: NodeReported) -> None:
@@ -305,6 +312,14 @@ def _pardon(draft: Draft, service: ServiceId) -> None:
         draft.put_observed(service, msgspec.structs.replace(observed, failures=failures, ratio=1.0, queued=0))
 
 
+def _others(draft: Draft, service: ServiceId, observed: Observed, there: int) -> float:
+    """The mean of other clients' requests there, with one more sample: what is there less what is ours.
+
+    Ours that are still on their way are taken off, too: it errs on the low side.
+    """
+    return observed.others + OTHERS * (max(there - draft.pending.get(service, 0), 0) - observed.others)
+
+
 def _answered(draft: Draft, event: RequestAnswered) -> None:
     service, stages, at = event.service, event.stages, event.at
     view = draft.services.get(service)
@@ -333,7 +348,8 @@ def _answered(draft: Draft, event: RequestAnswered) -> None:
         spread = off if old.answered_at == NEVER else spread + WEIGHT * (off - spread)
     draft.put_observed(
         service,
-        Observed(ratio, link, jitter, moved, 0, "", old.failed_at, at, max(event.queued, 0), at, Milliseconds(spread)),
+        Observed(ratio, link, jitter, moved, 0, "", old.failed_at, at, max(event.queued, 0), at, Milliseconds(spread),
+                 _others(draft, service, old, max(event.queued, 0))),
     )
 
 
@@ -350,7 +366,9 @@ def _failed(draft: Draft, event: RequestFailed) -> None:
         draft.hear(service)
     if event.code == "doomed":
         if event.queued is not None:
-            draft.put_observed(service, msgspec.structs.replace(old, queued=max(event.queued, 0), queued_at=at))
+            queued = max(event.queued, 0)
+            others = _others(draft, service, old, queued + view.report.workers)
+            draft.put_observed(service, msgspec.structs.replace(old, queued=queued, queued_at=at, others=others))
     elif event.code == "overloaded":
         # It just said that its queue is full, up to half a second before its telemetry will.
         draft.put_observed(service, msgspec.structs.replace(old, queued=view.report.queue_limit, queued_at=at))

@@ -77,6 +77,8 @@ class Observed(msgspec.Struct, frozen=True, gc=False):
     queued_at: Seconds = NEVER
     spread: Milliseconds = Milliseconds(0.0)
     """Mean absolute difference between when answers were due and when they came."""
+    others: float = 0.0
+    """Mean number of requests there that are not this client's, by reports, answers and refusals."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ The same rule in the real worker and in the simulator. It looks at what is left 
 
 from __future__ import annotations
 
-BUSY = 1.0
+BUSY = 1.2
 """While others wait, a request is dropped when less than so many recent means are left: its place goes to one that can
 still be answered in time."""
 IDLE = 0.5
@@ -30,5 +30,6 @@ def refusable(budget_ms: float, recent_ms: float, queued: int, in_flight: int, w
     >>> refusable(35.0, 10.0, 2, 1, 1), refusable(34.0, 10.0, 2, 1, 1), refusable(5.0, 10.0, 0, 0, 1)
     (False, True, False)
     """
-    wait = (queued + 0.5) * recent_ms / workers if in_flight >= workers else 0.0
-    return wait + recent_ms * (BUSY if queued else IDLE) > budget_ms
+    if in_flight < workers:
+        return recent_ms * IDLE > budget_ms
+    return (queued + 0.5) * recent_ms / workers + recent_ms * BUSY > budget_ms

@@ -54,6 +54,8 @@ class Decision(msgspec.Struct, frozen=True):
     refused: int
     """How many refusals there were, of services and nodes."""
     policy: str
+    aside: bool = False
+    """Chosen for this request alone; its answer does not move the stream from its incumbent."""
 
     def error(self) -> NearfarError:
         """The exception for a request that nobody may take: `UnknownModel`, or `NoCandidate` with the refusals."""
@@ -122,6 +124,7 @@ def decide(
         len(candidates),
         sieve.refused,
         policy.name,
+        best.aside,
     )
 
 

@@ -175,6 +175,26 @@ def service_time(view: ServiceView, observed: Observed | None, now: Seconds) -> 
     return time  # type: ignore[return-value]
 
 
+def _mine(dues: tuple[Seconds, ...], now: Seconds, way: float, time: float, workers: int) -> float:
+    """Milliseconds until a worker has done what this client has under way there, seen from a request sent now.
+
+    A request that is due at d leaves the service half a way earlier, and this one arrives half a way later. What is
+    overdue still waits there, as far as we know.
+    """
+    if workers > 1:
+        if len(dues) < workers:
+            return 0.0
+        dues = tuple(sorted(dues)[: len(dues) - workers + 1])
+    wait = (max(dues) - now) * 1000 - way
+    late = 0
+    for due in dues:
+        if due <= now:
+            late += 1
+    if late:
+        wait = max(wait, (late - 0.5) * time)
+    return wait if wait > 0 else 0.0
+
+
 def expect(
     snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds, link: Link | None = None
 ) -> Expectation:
@@ -191,16 +211,15 @@ def expect(
         link = link_to(snapshot, NodeId(request.origin), view, now)
     time = service_time(view, observed, now)
     workers = report.workers if report.workers > 1 else 1
-    if observed is not None and observed.queued_at > view.heard:
-        backlog = observed.queued + workers if observed.queued else 0
-    else:
-        backlog = report.queued + report.in_flight
-    pending = snapshot.pending.get(service, 0)
-    if pending > backlog:
-        backlog = pending
-    wait = (backlog - workers + 1) * time / workers if backlog >= workers else 0.0
     transfer = (request.size + request.answer_size) * link.per_byte
     rtt = link.rtt
+    dues = snapshot.owed.get(service)
+    wait = _mine(dues, now, rtt + transfer, time, workers) if dues is not None else 0.0
+    if observed is not None:
+        others = observed.others
+    else:
+        others = float(report.queued + report.in_flight)
+    wait += others * time / workers
     return Expectation(
         rtt,
         transfer,  # type: ignore[arg-type]

@@ -156,7 +156,7 @@ class Engine:
         gateway = stream.gateway
         node = self.world.by_service[service]
         due = now + expected.total / 1000
-        copy = self._send(frame, node, due, frame.copies > 0)
+        copy = self._send(frame, node, due, frame.copies > 0 or decision.aside)
         if stream.deadline:
             copy.budget_ms = expected.budget(Milliseconds((frame.end - now) * 1000))
         gateway.add(RequestSent(service, Seconds(now), Seconds(due)))
@@ -194,7 +194,8 @@ class Engine:
         if frame.ended or frame.given_up or copy not in frame.open or not gateway.hedges.affords:
             return
         snapshot, decision = self._decide(frame, (*frame.excluded, *(c.node.service for c in frame.open)))
-        if decision.chosen is None or decision.late:
+        expected = decision.expected
+        if expected is None or self.now + expected.total / 1000 > frame.end:
             return
         gateway.hedges = gateway.hedges.spend()
         self.measures.hedges += 1
@@ -261,7 +262,7 @@ class Engine:
                 self.refused(copy, DeadlineExceeded.code)
                 continue
             copy.wait_ms = (now - copy.received) * 1000
-            if copy.budget_ms and doomed(copy.budget_ms - copy.wait_ms, node.recent_ms, bool(node.queue)):
+            if copy.budget_ms and doomed(copy.budget_ms - copy.wait_ms, node.recent_ms, bool(node.queue) or copy.wait_ms > 0.0):
                 self.refused(copy, "doomed")
                 continue
             copy.service_ms = node.service_ms(copy.z, copy.frame.factor)

@@ -27,6 +27,8 @@ class Ranked(msgspec.Struct, frozen=True, gc=False):
     """Expected to miss the deadline."""
     expected: Expectation | None = None
     note: str = ""
+    aside: bool = False
+    """Chosen for this request alone: the stream stays with its incumbent, whose queue is too long just now."""
 
     @property
     def why(self) -> str:

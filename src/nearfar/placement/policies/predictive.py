@@ -10,6 +10,8 @@ import math
 import random
 from collections.abc import Sequence
 
+import msgspec
+
 from nearfar.errors import SettingsError
 from nearfar.fleet.snapshot import ServiceView, Snapshot
 from nearfar.placement.expectation import expect, link_to
@@ -72,6 +74,7 @@ class Predictive:
         ranked.sort(key=_order)
         best = ranked[0]
         incumbent = request.incumbent
+        aside = False
         if incumbent is not None:
             for place, entry in enumerate(ranked):
                 if entry.service == incumbent:
@@ -79,6 +82,7 @@ class Predictive:
                         ranked.insert(0, ranked.pop(place))
                     if place == 0 or ranked[0] is entry:
                         return ranked
+                    aside = self._passes(entry, best, deadline)
                     break
         near = best.cost * (1 + self.tie)
         ties = 1
@@ -86,7 +90,22 @@ class Predictive:
             ties += 1
         if ties > 1:
             ranked.insert(0, ranked.pop(int(rng.random() * ties)))
+        if aside:
+            ranked[0] = msgspec.structs.replace(ranked[0], aside=True)
         return ranked
+
+    def _passes(self, incumbent: Ranked, best: Ranked, deadline: Milliseconds | None) -> bool:
+        """Whether what speaks against the incumbent is only its queue: one frame goes elsewhere, the stream stays.
+
+        A queue is gone in some frames, and with it the reason for the move; a slow machine or link stays.
+        """
+        expected = incumbent.expected
+        if expected is None or deadline is None:
+            return False
+        idle = expected.total - expected.wait
+        if idle + expected.margin > self.settled * deadline:
+            return False
+        return True
 
     def _stays(self, incumbent: Ranked, best: Ranked, deadline: Milliseconds | None) -> bool:
         # `best` is late only when all are, as those that keep the deadline come first.
