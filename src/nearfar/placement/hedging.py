@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from nearfar.fleet.snapshot import Observed
+from nearfar.placement.decide import Decision
 from nearfar.placement.expectation import Expectation
 from nearfar.types.units import Milliseconds, Seconds
 
@@ -47,15 +48,28 @@ class Budget(msgspec.Struct, frozen=True):
         return Budget(self.share, self.tokens - 1.0)
 
 
+def second_of(decision: Decision) -> Expectation | None:
+    """What the best but the chosen one would take; None when there is none, or its policy does not say."""
+    return next((r.expected for r in decision.ranking if r.service != decision.chosen), None)
+
+
 def percentile(expected: Expectation, observed: Observed | None) -> Milliseconds:
     """The 95th percentile of the expected completion: what links and answers strayed by, added to the mean."""
     spread = 0.0 if observed is None else observed.spread
     return Milliseconds(expected.total + max(expected.margin, _P95 * spread, _LEAST_WAIT))
 
 
-def hedge_at(expected: Expectation, observed: Observed | None, sent: Seconds, end: Seconds | None) -> Seconds | None:
-    """When a second copy may go out; None without a deadline, or when that would be past it."""
-    if end is None:
+def hedge_at(
+    expected: Expectation, observed: Observed | None, second: Expectation | None, sent: Seconds, end: Seconds
+) -> Seconds | None:
+    """When a second copy may go to the next best service, which would need `second` for it; None when it cannot help.
+
+    Not before the 95th percentile of the first, and as late as the deadline allows with twice the margin to spare: the
+    longer it waits, the fewer copies are sent in vain, and the more of the budget is left for real trouble.
+    """
+    if second is None:
         return None
-    at = Seconds(sent + percentile(expected, observed) / 1000)
-    return at if at < end else None
+    p95 = sent + percentile(expected, observed) / 1000
+    if p95 + second.total / 1000 > end:
+        return None
+    return Seconds(max(p95, end - (second.total + 2 * max(second.margin, _LEAST_WAIT)) / 1000))

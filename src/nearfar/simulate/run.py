@@ -19,7 +19,7 @@ from nearfar.fleet.events import NEVER, RequestAnswered, RequestFailed, RequestS
 from nearfar.fleet.snapshot import Snapshot
 from nearfar.node.doomed import doomed, refusable
 from nearfar.placement.decide import Decision, decide
-from nearfar.placement.hedging import hedge_at
+from nearfar.placement.hedging import hedge_at, second_of
 from nearfar.placement.policies.base import Policy
 from nearfar.placement.silence import alarm, given_up_code, tolerance
 from nearfar.simulate import baselines, happenings
@@ -162,9 +162,9 @@ class Engine:
         gateway.add(RequestSent(service, Seconds(now), Seconds(due)))
         if not self._robust:
             return
-        if frame.copies == 1:
+        if frame.copies == 1 and stream.deadline:
             observed = snapshot.observed.get(service)
-            at = hedge_at(expected, observed, Seconds(now), Seconds(frame.end) if stream.deadline else None)
+            at = hedge_at(expected, observed, second_of(decision), Seconds(now), Seconds(frame.end))
             if at is not None:
                 self.at(at, self._hedge, copy)
         view = snapshot.services[service]

@@ -40,6 +40,7 @@ class Predictive:
         sample: int = 12,
         tie: float = 0.01,
         settled: float = 0.8,
+        roomy: float = 0.4,
     ) -> None:
         shares = 0 <= hysteresis < 1 and 0 <= tie < 1 and 0 <= settled <= 1
         if not (shares and 0 <= least_gain < math.inf and sample >= 2):
@@ -53,6 +54,7 @@ class Predictive:
         self.sample: int | None = sample
         self.tie = tie
         self.settled = settled
+        self.roomy = roomy
 
     def rank(
         self,
@@ -112,7 +114,7 @@ class Predictive:
         if incumbent.late and not best.late:
             return False
         expected = incumbent.expected
-        if deadline is not None and expected is not None and expected.keeps(Milliseconds(self.settled * deadline)):
+        if deadline is not None and expected is not None and expected.keeps(Milliseconds(self.roomy * deadline)):
             # The promise is kept with room to spare: a queue that is longer for one frame must not move a stream.
             return True
         return not incumbent.cost - best.cost > max(self.hysteresis * incumbent.cost, self.least_gain)
