@@ -24,6 +24,7 @@ from nearfar.errors import (
 )
 from nearfar.mesh.base import Call
 from nearfar.node import keys
+from nearfar.placement.hedging import Budget
 from nearfar.types.ids import ModelName, NodeId, node_of
 from nearfar.types.request import Qos, Stages
 from nearfar.types.tensor import DType
@@ -125,6 +126,7 @@ def test_retries_share_one_deadline() -> None:
 
     async def body(world: World) -> None:
         loops.append(asyncio.get_running_loop())
+        world.client.robust.budget = Budget(0)  # a hedge would be told its budget in between
         await world.add(slowly, slowly, slowly, slowly, slowly)
         start = time.monotonic()
         with pytest.raises(DeadlineExceeded):

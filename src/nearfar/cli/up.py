@@ -136,7 +136,7 @@ async def run_node(settings: Settings, wanted: list[str]) -> None:
         inventory = await take_isolated()
         limits = Limits(gate.max_body, gate.max_in_flight, gate.default_deadline_ms)
         parts = await assemble(settings, node, inventory)
-        client = Client(parts.mesh, node, policy)
+        client = Client(parts.mesh, node, policy, settings.placement.hedge_share)
         gateway = Gateway(State(client, limits, keys), address, keyed=bool(keys))
         try:
             await gateway.start()

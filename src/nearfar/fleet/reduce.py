@@ -348,8 +348,20 @@ def _answered(draft: Draft, event: RequestAnswered) -> None:
         spread = off if old.answered_at == NEVER else spread + WEIGHT * (off - spread)
     draft.put_observed(
         service,
-        Observed(ratio, link, jitter, moved, 0, "", old.failed_at, at, max(event.queued, 0), at, Milliseconds(spread),
-                 _others(draft, service, old, max(event.queued, 0))),
+        Observed(
+            ratio,
+            link,
+            jitter,
+            moved,
+            0,
+            "",
+            old.failed_at,
+            at,
+            max(event.queued, 0),
+            at,
+            Milliseconds(spread),
+            _others(draft, service, old, max(event.queued, 0)),
+        ),
     )
 
 

@@ -98,7 +98,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     owed: Mapping[ServiceId, tuple[Seconds, ...]] = {}
     """When the answers that this client waits for are due; services that owe none are absent."""
     missed: Mapping[ServiceId, Seconds] = {}
-    """When the first of those was due that this client gave up on, and nothing has been heard from the service since."""
+    """When the first answer was due that this client gave up on, with nothing heard from the service since."""
 
 
 def freshness(view: ServiceView | NodeView, now: Seconds) -> Seconds:

@@ -92,6 +92,8 @@ def decide(
     else:
         may_draw = _draw(sieve, ids, rng, policy.sample)
     candidates = sieve.candidates
+    if not candidates:
+        sieve.last_resort()
     if not candidates or everyone or len(snapshot.nodes) <= SMALL_FLEET:
         sieve.refuse_all(absent(snapshot, request))
     if not candidates:
@@ -131,7 +133,7 @@ def decide(
 class _Sieve:
     """Runs services through the filters and keeps both sides."""
 
-    __slots__ = ("candidates", "considered", "now", "refusals", "refused", "request", "seen", "snapshot")
+    __slots__ = ("candidates", "considered", "now", "refusals", "refused", "request", "seen", "silent", "snapshot")
 
     def __init__(self, snapshot: Snapshot, request: Request, now: Seconds) -> None:
         self.snapshot = snapshot
@@ -142,6 +144,7 @@ class _Sieve:
         self.refused = 0
         self.considered = 0
         self.seen: set[ServiceId] = set()
+        self.silent: list[tuple[Refusal, ServiceView]] = []
 
     def look_at(self, ids: Iterable[ServiceId], enough: int | None = None) -> None:
         """Filter services that were not looked at before, until there are `enough` candidates."""
@@ -161,7 +164,18 @@ class _Sieve:
                 self.refused += 1
                 if len(self.refusals) < REFUSALS:
                     self.refusals.append(refusal)
+                if refusal.code == "silent":
+                    self.silent.append((refusal, view))
         self.considered = len(seen)
+
+    def last_resort(self) -> None:
+        """Silence is a suspicion: where nobody else is left, who fell silent is asked all the same."""
+        for refusal, view in self.silent:
+            self.candidates.append(view)
+            self.refused -= 1
+            if refusal in self.refusals:
+                self.refusals.remove(refusal)
+        self.silent.clear()
 
     def refuse_all(self, refusals: list[Refusal]) -> None:
         self.refusals += refusals[: max(REFUSALS - len(self.refusals), 0)]

@@ -213,13 +213,28 @@ def expect(
     workers = report.workers if report.workers > 1 else 1
     transfer = (request.size + request.answer_size) * link.per_byte
     rtt = link.rtt
-    dues = snapshot.owed.get(service)
-    wait = _mine(dues, now, rtt + transfer, time, workers) if dues is not None else 0.0
-    if observed is not None:
-        others = observed.others
+    # What was seen there, less what has been worked off since; then what is ours, and others' mean number on top.
+    if observed is not None and observed.queued_at > view.heard:
+        backlog = float(observed.queued + workers - 1) if observed.queued else 0.0
+        backlog -= (now - observed.queued_at) * 1000 * workers / time
     else:
-        others = float(report.queued + report.in_flight)
-    wait += others * time / workers
+        backlog = float(report.queued + report.in_flight)
+        backlog -= (now - view.heard) * 1000 * workers / time
+    dues = snapshot.owed.get(service)
+    mine = 0.0
+    if dues is not None:
+        mine = _mine(dues, now, rtt + transfer, time, workers)
+        if observed is not None:
+            mine += observed.others * time / workers
+    else:
+        if observed is not None:
+            mine = observed.others * time / workers
+        pending = snapshot.pending.get(service, 0)
+        if pending > backlog:
+            backlog = pending
+    wait = (backlog - workers + 1) * time / workers if backlog >= workers else 0.0
+    if mine > wait:
+        wait = mine
     return Expectation(
         rtt,
         transfer,  # type: ignore[arg-type]

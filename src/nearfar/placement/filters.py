@@ -1,7 +1,7 @@
 """May this service take this request at all? A fixed chain; the first filter that says no gives the reason.
 
-health -> excluded -> pinned node -> privacy -> compute (queue) -> memory -> silence -> quarantine. That a model is present at all
-is decided before the chain, as a node without a service for it has no service to look at (`absent`).
+health -> excluded -> pinned node -> privacy -> compute (queue) -> memory -> quarantine -> silence. That a
+model is present at all is decided before the chain, as a node without a service for it has no service to look at.
 """
 
 from __future__ import annotations
@@ -69,9 +69,6 @@ def refuse(snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds
         if free < total * LEAST_MEMORY:
             return Refusal(service, "memory", f"node {report.node} has {show_bytes(free)} of {show_bytes(total)} left")
 
-    if (snapshot.missed or snapshot.owed) and silent(snapshot, view, now):
-        return Refusal(service, "silent", "it owes an answer, and nothing has been heard from it since")
-
     if observed is not None and observed.failures >= QUARANTINE:
         left = observed.failed_at + backoff(observed.failures) - now
         if left > 0:
@@ -80,6 +77,9 @@ def refuse(snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds
         if pending:
             # One request probes it; a gateway's whole load must not jump at a service that just failed.
             return Refusal(service, "quarantined", f"{observed.failures} failures in a row; one request is probing it")
+
+    if (snapshot.missed or snapshot.owed) and silent(snapshot, view, now):
+        return Refusal(service, "silent", "it owes an answer, and nothing has been heard from it since")
     return None
 
 

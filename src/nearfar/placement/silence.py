@@ -14,7 +14,7 @@ from nearfar.types.units import Milliseconds, Seconds
 
 LEAST = Milliseconds(100.0)
 """Least tolerance. At 30 frames/s a cut is then noticed within 33 ms + what an answer takes + 100 ms. Longer than the
-pauses of an operating system or a garbage collector; shorter than TCP's time-out of 200 ms, as being wrong costs little."""
+pauses of an operating system or a garbage collector; shorter than TCP's time-out of 200 ms, as being wrong is cheap."""
 SPREADS = 4.0
 """Tolerance in mean deviations between when answers were due and when they came, as the time-out of RFC 6298."""
 

@@ -262,7 +262,8 @@ class Engine:
                 self.refused(copy, DeadlineExceeded.code)
                 continue
             copy.wait_ms = (now - copy.received) * 1000
-            if copy.budget_ms and doomed(copy.budget_ms - copy.wait_ms, node.recent_ms, bool(node.queue) or copy.wait_ms > 0.0):
+            others = copy.wait_ms > 0 or bool(node.queue)
+            if copy.budget_ms and doomed(copy.budget_ms - copy.wait_ms, node.recent_ms, others):
                 self.refused(copy, "doomed")
                 continue
             copy.service_ms = node.service_ms(copy.z, copy.frame.factor)

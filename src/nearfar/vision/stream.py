@@ -280,7 +280,7 @@ class Watch:
             share = answer.stages.link / max(0.01, answer.stages.service)
             self._link_share = share if self._link_share is None else 0.8 * self._link_share + 0.2 * share
             self._allowed = in_flight_for(self._link_share, self._most)
-        if index > self._incumbent_frame:
+        if index > self._incumbent_frame and not (answer.aside and self.incumbent is not None):
             self._incumbent_frame = index
             self.incumbent = answer.served_by
 

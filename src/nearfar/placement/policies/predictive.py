@@ -42,12 +42,12 @@ class Predictive:
         settled: float = 0.8,
         roomy: float = 0.4,
     ) -> None:
-        shares = 0 <= hysteresis < 1 and 0 <= tie < 1 and 0 <= settled <= 1
+        shares = 0 <= hysteresis < 1 and 0 <= tie < 1 and 0 <= settled <= 1 and 0 <= roomy <= 1
         if not (shares and 0 <= least_gain < math.inf and sample >= 2):
             raise SettingsError(
                 f"hysteresis={hysteresis}, least_gain={least_gain}, sample={sample}, tie={tie}, "
-                f"settled={settled} are not usable.",
-                "hysteresis, tie and settled lie in 0 to 1, least_gain is at least 0 ms, sample at least 2.",
+                f"settled={settled}, roomy={roomy} are not usable.",
+                "hysteresis, tie, settled and roomy lie in 0 to 1, least_gain is at least 0 ms, sample at least 2.",
             )
         self.hysteresis = hysteresis
         self.least_gain = least_gain
@@ -80,11 +80,11 @@ class Predictive:
         if incumbent is not None:
             for place, entry in enumerate(ranked):
                 if entry.service == incumbent:
-                    if place and self._stays(entry, best, deadline):
+                    verdict = "stay" if place == 0 else self._verdict(entry, best, deadline)
+                    if verdict == "stay":
                         ranked.insert(0, ranked.pop(place))
-                    if place == 0 or ranked[0] is entry:
                         return ranked
-                    aside = self._passes(entry, best, deadline)
+                    aside = verdict == "aside"
                     break
         near = best.cost * (1 + self.tie)
         ties = 1
@@ -96,28 +96,30 @@ class Predictive:
             ranked[0] = msgspec.structs.replace(ranked[0], aside=True)
         return ranked
 
-    def _passes(self, incumbent: Ranked, best: Ranked, deadline: Milliseconds | None) -> bool:
-        """Whether what speaks against the incumbent is only its queue: one frame goes elsewhere, the stream stays.
+    def _verdict(self, incumbent: Ranked, best: Ranked, deadline: Milliseconds | None) -> str:
+        """`stay`, `aside` (this request goes to the best one, the stream stays) or `move`.
 
-        A queue is gone in some frames, and with it the reason for the move; a slow machine or link stays.
+        A queue is gone some frames later, and with it the reason for a move; a slow machine or link stays slow. So a
+        stream moves only when its incumbent would not do even without its queue. `best` is late only when all are.
         """
         expected = incumbent.expected
-        if expected is None or deadline is None:
-            return False
-        idle = expected.total - expected.wait
-        if idle + expected.margin > self.settled * deadline:
-            return False
-        return True
-
-    def _stays(self, incumbent: Ranked, best: Ranked, deadline: Milliseconds | None) -> bool:
-        # `best` is late only when all are, as those that keep the deadline come first.
+        gain = incumbent.cost - best.cost
+        clear = gain > max(self.hysteresis * incumbent.cost, self.least_gain)
+        if deadline is None or expected is None:
+            return "move" if clear else "stay"
+        whole = expected.total + expected.margin
+        idle = whole - expected.wait
+        queue_only = idle <= self.settled * deadline
         if incumbent.late and not best.late:
-            return False
-        expected = incumbent.expected
-        if deadline is not None and expected is not None and expected.keeps(Milliseconds(self.roomy * deadline)):
-            # The promise is kept with room to spare: a queue that is longer for one frame must not move a stream.
-            return True
-        return not incumbent.cost - best.cost > max(self.hysteresis * incumbent.cost, self.least_gain)
+            return "aside" if queue_only else "move"
+        if not clear or whole <= self.roomy * deadline:
+            return "stay"
+        if not queue_only:
+            return "move"
+        gain -= expected.wait
+        slower = gain > max(self.hysteresis * (incumbent.cost - expected.wait), self.least_gain)
+        # Slower, but it keeps the promise with room to spare: no reason to carry a stream's state elsewhere.
+        return "stay" if slower and whole <= self.settled * deadline else "aside"
 
 
 def _order(entry: Ranked) -> tuple[bool, float]:
