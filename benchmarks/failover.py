@@ -33,7 +33,7 @@ from nearfar.client.client import Client
 from nearfar.client.connect import connect
 from nearfar.errors import NearfarError
 from nearfar.settings import load
-from nearfar.types.ids import ModelName, ServiceId, StreamId, node_of
+from nearfar.types.ids import ModelName, ServiceId, node_of
 from nearfar.types.request import Qos
 from nearfar.types.tensor import Tensor
 from nearfar.types.units import Milliseconds
