@@ -219,7 +219,8 @@ def expect(
         backlog -= (now - observed.queued_at) * 1000 * workers / time
     else:
         backlog = float(report.queued + report.in_flight)
-        backlog -= (now - view.heard) * 1000 * workers / time
+        if observed is not None:  # else it is all that is known of others, who go on sending
+            backlog -= (now - view.heard) * 1000 * workers / time
     dues = snapshot.owed.get(service)
     mine = 0.0
     if dues is not None:
