@@ -106,7 +106,7 @@ class RequestAnswered(msgspec.Struct, frozen=True, tag=True):
 class RequestFailed(msgspec.Struct, frozen=True, tag=True):
     """No answer came. `code` is that of the exception (`errors.py`); some codes are not held against the service.
 
-    Two more are no exceptions: `doomed`, the service refused what it could not answer in time (`node/doomed.py`); and
+    Two more are no exceptions: `doomed`, the service refused what it could not answer in time (`fleet/doomed.py`); and
     `silent`, this client no longer waited because another answered what this one owed (`placement/silence.py`).
     """
 

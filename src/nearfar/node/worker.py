@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nearfar.errors import DeadlineExceeded, InferenceError, InputError, NearfarError, Overloaded
+from nearfar.fleet.doomed import doomed, refusable
 from nearfar.mesh.base import Call
-from nearfar.node.doomed import doomed, refusable
 from nearfar.node.meter import Meter
 from nearfar.runtimes.base import LoadedVariant, check_inputs
 from nearfar.types.image import Image, ImageKind

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from nearfar.errors import DeadlineExceeded, NoCandidate, Overloaded, Unreachable
+from nearfar.fleet.doomed import doomed, refusable
 from nearfar.fleet.events import NEVER, RequestAnswered, RequestFailed, RequestSent
 from nearfar.fleet.snapshot import Snapshot
-from nearfar.node.doomed import doomed, refusable
 from nearfar.placement.decide import Decision, decide
 from nearfar.placement.hedging import hedge_at, second_of
 from nearfar.placement.policies.base import Policy

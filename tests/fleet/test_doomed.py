@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.node.doomed import BUSY, doomed, refusable
+from nearfar.fleet.doomed import BUSY, doomed, refusable
 
 MS = st.floats(0.01, 1e5)
 
