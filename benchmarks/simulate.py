@@ -6,7 +6,9 @@ their deadline, moves, flaps, wall time. Then the boards of fleet-1000 at 10, 10
 proportion. Then all twelve hours of churn-12h under `predictive` (`--hours 12`), after its first 20 virtual minutes
 under the policies that do not scan. Virtual time: equal seeds give equal counts on any machine, only wall times
 depend on it. One seed (0); no warm-up needed.
-Limits in the same run: the best baseline, and the clairvoyant bound (greedy; it knows queues, times and deaths).
+Limits in the same run: the best baseline, and two greedy bounds: omniscient knows queues and times of each frame,
+clairvoyant deaths to come as well. Every policy has the client's hedges, silence and retries, and services that refuse
+doomed work. At its end it prints the tables of docs/benchmarks.md.
 Aims: predictive at most 1/3 of the violations of the best baseline, at most 1.15 of the clairvoyant bound, no more
 moves than true changes ask for, and twelve hours of churn in 300 s on two cores.
 Run: python -m benchmarks.simulate [--jobs N] [--hours H] [--only NAME]
@@ -35,7 +37,7 @@ from nearfar.simulate.scenario import Scenario, load
 FOLDER = Path(__file__).parents[1] / "examples" / "scenarios"
 NAMES = ("steady", "burst", "overload", "rolling-failures", "mobility", "fleet-1000")
 SCALES = (10, 100, 1_000, 10_000)
-FEW = ("random", "predictive", "clairvoyant")
+FEW = ("random", "predictive", "omniscient", "clairvoyant")
 """Policies that look at few, and the bound."""
 CHURN_MINUTES = 20
 GRID_SECONDS = 20.0
@@ -77,6 +79,36 @@ def tasks(hours: float) -> Iterator[tuple[str, Scenario, str, Scenario | None]]:
         yield f"churn-{hours:g}h", msgspec.structs.replace(churn, seconds=hours * 3600), "predictive", None
 
 
+def tables(found: dict[str, list[Summary]]) -> Iterator[str]:
+    """For docs/benchmarks.md."""
+    heads = ("scenario", *ORDER, "of best baseline", "of omniscient", "of clairvoyant", "moves / flaps / changes")
+    yield f"| {' | '.join(heads)} |"
+    yield "|" + "---|" * (len(ORDER) + 5)
+    for name in NAMES:
+        summaries = {s.policy: s for s in found.get(name, ())}
+        ours = summaries.get("predictive")
+        if ours is None:
+            continue
+        told = ratios(list(summaries.values()))
+        shares = [f"{summaries[p].violation_rate:.3%}" if p in summaries else "-" for p in ORDER]
+        of = (
+            f"{told['of_best_baseline']} ({told['best_baseline']}) | {told['of_omniscient']} | {told['of_clairvoyant']}"
+        )
+        moves = f"{ours.moves} / {ours.flaps} / {ours.true_changes}"
+        yield f"| {name} | {' | '.join(shares)} | {of} | {moves} |"
+    yield "\n| scenario | frames | hedges | asked again | suspected | of them wrongly |\n|---|---|---|---|---|---|"
+    for name, many in found.items():
+        for s in many:
+            if s.policy == "predictive":
+                yield f"| {name} | {s.frames} | {s.hedges} | {s.asked_again} | {s.suspected} | {s.suspected_wrongly} |"
+    yield "\n| run | policy | frames | violations | moves / unprovoked / changes | wall s |\n|---|---|---|---|---|---|"
+    for name, many in found.items():
+        if name not in NAMES:
+            for s in many:
+                moves = f"{s.moves} / {s.unprovoked_moves} / {s.true_changes}"
+                yield f"| {name} | {s.policy} | {s.frames} | {s.violation_rate:.3%} | {moves} | {s.wall_s:.1f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; above 1 wall times disturb each other")
@@ -101,6 +133,9 @@ def main() -> None:
                 f"| {s.latency_ms['p99']} | {s.wall_s:.1f} |",
                 flush=True,
             )
+    print()
+    for line in tables(found):
+        print(line)
     results = {
         name: ratios(summaries)
         | {

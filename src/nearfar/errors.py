@@ -160,6 +160,8 @@ class DeadlineExceeded(NearfarError):
     code = "deadline-exceeded"
     exit_code = 7
     http_status = 503
+    foreseen = False
+    """The service refused what it could not have answered in time; another may."""
 
 
 class Cancelled(NearfarError):

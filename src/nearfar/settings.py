@@ -160,6 +160,14 @@ class PlacementSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         float,
         Meta(ge=0, lt=1, description="Share by which another service must be better before a stream moves to it."),
     ] = 0.2
+    hedge_share: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Second copies against the tail: at most so many for each request of a client. 0 sends none.",
+        ),
+    ] = 0.05
 
 
 class StreamsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 
@@ -151,9 +152,27 @@ def test_an_answer_tells_of_the_queue_before_telemetry_does() -> None:
     drained = {"pi/yard": seen(queued=0, queued_at=Seconds(NOW - 0.1))}
     assert of(fleet(view, observed=drained)).wait == 0.0
     older = {"pi/yard": seen(queued=0, queued_at=Seconds(NOW - 0.5))}
-    assert of(fleet(view, observed=older)).wait == 200.0
-    grown = {"pi/yard": seen(queued=12, queued_at=Seconds(NOW - 0.1))}
-    assert of(fleet(view, observed=grown)).wait == 13 * 20.0
+    assert of(fleet(service_view("pi/yard", queued=9, in_flight=1, age=0.0), observed=older)).wait == 200.0
+    grown = {"pi/yard": seen(queued=12, queued_at=Seconds(NOW))}
+    assert of(fleet(view, observed=grown)).wait == 12 * 20.0, "the first of them is begun as the answer leaves"
+
+
+def test_what_was_seen_is_worked_off_and_others_mean_number_stays() -> None:
+    view = service_view("pi/yard", queued=9, in_flight=1, age=0.1)
+    assert of(fleet(view, observed={"pi/yard": seen()})).wait == pytest.approx(100.0), "five of ten are done since"
+    assert of(fleet(view, observed={"pi/yard": seen(others=7.0)})).wait == pytest.approx(140.0)
+
+
+def test_ones_own_requests_count_by_when_they_are_due() -> None:
+    def wait(*dues: float, rtt: float = 0.0) -> float:
+        world = fleet(service_view("pi/yard"), links={"pi": link(rtt)})
+        owed = {sid("pi"): tuple(Seconds(NOW + due / 1000) for due in dues)} if dues else {}
+        return of(msgspec.structs.replace(world, owed=owed)).wait
+
+    assert wait() == 0.0
+    assert wait(30.0) == pytest.approx(30.0, abs=0.1)
+    assert wait(30.0, 50.0, rtt=40.0) == pytest.approx(10.0, abs=0.2), "over a long link they are done when it arrives"
+    assert wait(-5.0, -1.0) == pytest.approx(30.0), "what is overdue waits there still, one of them half done"
 
 
 @pytest.mark.parametrize(("backlog", "wait"), [(0, 0.0), (3, 0.0), (4, 5.0), (7, 20.0)])

@@ -71,7 +71,7 @@ def test_nobody_is_better_than_the_clairvoyant(name: str) -> None:
 def test_predictive_beats_every_baseline_in_a_steady_fleet() -> None:
     scenario = msgspec.structs.replace(load(EXAMPLES / "steady.toml"), seconds=30)
     ours = play(scenario).violation_rate
-    assert all(ours * 3 <= play(scenario, name).violation_rate for name in ORDER[:-2])
+    assert all(ours * 3 <= play(scenario, name).violation_rate for name in ORDER[:5])
 
 
 @pytest.mark.parametrize("policy", ORDER)
@@ -104,6 +104,44 @@ def test_a_silent_cut_costs_frames_until_the_lease_ends() -> None:
     assert long.lost_by.get("silent", 0) > 3 * short.lost_by.get("silent", 0)
 
 
+def test_a_cut_is_noticed_by_missing_answers_long_before_the_lease_ends() -> None:
+    """30 frames/s without a deadline that would tell: whoever was asked last falls silent, and is asked no more."""
+    clients = [{"name": "c", "streams": 1, "fps": 30, "deadline_ms": 2000}]
+    asked: list[tuple[float, str]] = []
+    engine = Engine(
+        small(changes=[CUT], clients=clients, lease_s=1.9),
+        policy_of("predictive"),
+        watcher=lambda _, node, __, now: asked.append((now, node.name if node else "")),
+    )
+    summary = engine.play()
+    before = {name for now, name in asked if 3.9 < now < 4.0}
+    if before == {"coral-0"}:
+        after = [now for now, name in asked if name == "coral-0" and 4.0 < now < 5.9]
+        assert after and max(after) < 4.3 and summary.suspected > summary.suspected_wrongly
+    assert summary.lost == 0 and summary.late == 0
+
+
+def test_silence_helps_in_a_cut_and_switching_it_off_shows_it() -> None:
+    nodes = [
+        {"name": "coral", "device": "coral", "link": "lan", "count": 1},
+        {"name": "n", "device": "ncs2", "link": "lan"},
+    ]
+    clients = [{"name": "c", "streams": 1, "fps": 20, "deadline_ms": 500}]
+    scenario = small(nodes=nodes, clients=clients, changes=[CUT], lease_s=1.9)
+    with_it = play(scenario)
+    without = Engine(scenario, policy_of("predictive"), robust=False).play()
+    assert with_it.lost == 0 and with_it.asked_again + with_it.hedges > 0
+    assert without.lost >= 2, "what is under way waits for its deadline; only new requests avoid it"
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(scenario=scenarios())
+def test_hedges_stay_within_their_budget(scenario: Scenario) -> None:
+    summary = play(scenario)
+    gateways = sum(group.gateways for group in scenario.clients)
+    assert summary.hedges <= gateways + 0.05 * summary.frames + 1e-6
+
+
 def test_a_node_that_leaves_answers_what_it_holds() -> None:
     leave = CRASH | {"kind": "leave"}
     summary = play(small(changes=[leave], nodes=[{"name": "coral", "device": "coral", "count": 2, "link": "lan"}]))
@@ -118,7 +156,7 @@ def test_a_node_that_is_away_at_the_start_joins_later() -> None:
         policy_of("predictive"),
         watcher=lambda _, node, __, now: served.append((now, node.name if node else "")),
     ).play()
-    assert {name for now, name in served if now < 6} == {"nano-0"}
+    assert {name for now, name in served if now < 6} - {""} == {"nano-0"}, "and nobody where it refuses"
     assert {"coral-0", "coral-1"} & {name for now, name in served if now > 7}
 
 

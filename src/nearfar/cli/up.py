@@ -142,7 +142,7 @@ async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = Fal
         inventory = await take_isolated()
         limits = Limits(gate.max_body, gate.max_in_flight, gate.default_deadline_ms)
         parts = await assemble(settings, node, inventory)
-        client = Client(parts.mesh, node, policy)
+        client = Client(parts.mesh, node, policy, settings.placement.hedge_share)
         streams = NamedStreams(client, settings.home, settings.streams.keep)
         gateway = Gateway(State(client, limits, keys, streams), address, keyed=bool(keys))
         try:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import msgspec
 
+from nearfar.client.backup import Backup, Choice, Robust, Sent
 from nearfar.client.listening import Listeners
 from nearfar.client.view import FleetView
 from nearfar.errors import (
-    Cancelled,
     DeadlineExceeded,
     InferenceError,
     InputError,
@@ -23,22 +24,34 @@ from nearfar.errors import (
     UnknownModel,
     Unreachable,
 )
-from nearfar.fleet.events import PromiseBroken, RequestAnswered, RequestFailed, RequestSent
+from nearfar.fleet.events import NEVER, PromiseBroken, RequestAnswered, RequestFailed, RequestSent
 from nearfar.fleet.snapshot import Snapshot
 from nearfar.mesh.base import Buffer, Mesh, Message
 from nearfar.node import keys
 from nearfar.node.prober import Prober
 from nearfar.node.worker import Description
 from nearfar.placement.decide import Decision, decide
+from nearfar.placement.hedging import SHARE
 from nearfar.placement.late import refused_as_late
 from nearfar.placement.policies.base import Policy
 from nearfar.placement.policies.registry import load as load_policy
+from nearfar.placement.silence import given_up_code
 from nearfar.types.ids import ModelName, NodeId, ServiceId, StreamId, node_of
 from nearfar.types.image import Image
 from nearfar.types.request import FRAME, Answer, Privacy, Qos, Request
 from nearfar.types.tensor import Tensor
 from nearfar.types.units import Bytes, Milliseconds, Seconds
-from nearfar.types.wire import CallHead, Operation, ReplyHead, body_of, decode_reply, encode, heads_of, tensors_of
+from nearfar.types.wire import (
+    CallHead,
+    Failure,
+    Operation,
+    ReplyHead,
+    body_of,
+    decode_reply,
+    encode,
+    heads_of,
+    tensors_of,
+)
 
 PATIENCE = 30.0
 """Seconds to wait for an answer when the request has no deadline."""
@@ -58,17 +71,21 @@ _NO_QOS = Qos()
 class Client:
     """One participant that asks. `me` is the node it runs on, or an id of its own when it runs on none.
 
+    `hedge_share`: second copies against the tail, at most so many per request with a deadline; 0 sends none.
+
     Used from one event loop. Every method that asks raises: `UnknownModel`, `NoCandidate` with the refusals of every
     candidate, `Overloaded`, `DeadlineExceeded`, `InputError`, or what the last service tried said.
     """
 
-    def __init__(self, mesh: Mesh, me: str, policy: Policy | str = "predictive") -> None:
+    def __init__(self, mesh: Mesh, me: str, policy: Policy | str = "predictive", hedge_share: float = SHARE) -> None:
         self.mesh = mesh
         self.me = me
         self.view = FleetView(mesh, me)
         self.policy = load_policy(policy) if isinstance(policy, str) else policy
         self.listeners = Listeners()
         """Hear every decision before it is acted on, and every attempt that failed."""
+        self.robust = Robust(hedge_share)
+        """Second copies: their budget, and how many there were."""
         self._random = random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._prober: Prober | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -199,44 +216,109 @@ class Client:
         deadline = request.qos.deadline
         end = start + (deadline / 1000 if deadline is not None else PATIENCE)
         attempts: list[tuple[ServiceId, NearfarError]] = []
-        while True:
-            now = Seconds(time.monotonic())
-            snapshot = self.view.snapshot(now)
-            decision = decide(snapshot, request, now, self._random, self.policy)
-            if self.listeners:
-                self.listeners.decided(request, decision, snapshot, now)
-            if decision.chosen is None:
-                raise self._nobody(request.model, decision, attempts)
-            if decision.late and (refused := refused_as_late(self.snapshot(), request, decision, now)) is not None:
-                raise refused
-            service = decision.chosen
-            try:
-                return await self._attempt(service, request, head, body, start, end, attempts)
-            except NearfarError as error:
+        aside = False
+        backup = self._backup(request, head, body, start, end, attempts)
+        try:
+            while True:
+                now = Seconds(time.monotonic())
+                snapshot = self.view.snapshot(now)
+                decision = decide(snapshot, request, now, self._random, self.policy)
                 if self.listeners:
-                    self.listeners.failed(request, service, error, Milliseconds((time.monotonic() - now) * 1000))
-                if not isinstance(error, _ELSEWHERE):
-                    raise
-                attempts.append((service, error))
-                deaths = sum(isinstance(e, Unreachable) and e.vanished for _, e in attempts)
-                if deaths >= MOST_DEATHS:
-                    raise InferenceError(
-                        f"{deaths} services died over this request: {_tell(attempts)}.",
-                        "It is not tried again: its input may be what ends them.",
-                    ) from None
-                if len(attempts) >= MOST_ATTEMPTS:
-                    raise
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise DeadlineExceeded(f"The deadline passed after {_tell(attempts)}.") from None
-                qos = request.qos
-                if deadline is not None:
-                    qos = msgspec.structs.replace(qos, deadline=Milliseconds(left * 1000))
-                request = msgspec.structs.replace(request, qos=qos, excluded=(*request.excluded, service))
+                    self.listeners.decided(request, decision, snapshot, now)
+                if decision.chosen is None:
+                    raise self._nobody(request.model, decision, attempts)
+                if decision.late and (refused := refused_as_late(snapshot, request, decision, now)) is not None:
+                    raise refused
+                service = decision.chosen
+                aside = aside or decision.aside
+                try:
+                    sent = self._launch(decision)
+                    attempt = self._attempt(sent, decision, request, head, body, start, end, attempts)
+                    answer = await backup.first(Choice(request, decision, snapshot), sent, attempt)
+                    return msgspec.structs.replace(answer, aside=True) if aside else answer
+                except NearfarError as error:
+                    if self.listeners:
+                        self.listeners.failed(request, service, error, Milliseconds((time.monotonic() - now) * 1000))
+                    if not isinstance(error, _ELSEWHERE) and not _refused_as_doomed(error):
+                        raise
+                    attempts.append((service, error))
+                    second = await backup.rest()
+                    if second is not None:
+                        return second
+                    attempts += backup.failed
+                    backup.failed.clear()
+                    deaths = sum(isinstance(e, Unreachable) and e.vanished for _, e in attempts)
+                    if deaths >= MOST_DEATHS:
+                        raise InferenceError(
+                            f"{deaths} services died over this request: {_tell(attempts)}.",
+                            "It is not tried again: its input may be what ends them.",
+                        ) from None
+                    if len(attempts) >= MOST_ATTEMPTS:
+                        raise
+                    left = end - time.monotonic()
+                    if left <= 0:
+                        raise DeadlineExceeded(f"The deadline passed after {_tell(attempts)}.") from None
+                    aside = True  # what befell one request does not move its stream; the next decision may
+                    request = _again(request, Milliseconds(left * 1000), attempts)
+        finally:
+            backup.close()
+
+    def _backup(
+        self,
+        request: Request,
+        head: CallHead,
+        body: Sequence[Buffer],
+        start: float,
+        end: float,
+        attempts: list[tuple[ServiceId, NearfarError]],
+    ) -> Backup:
+        """Who sends second copies of this request. Filters hold for them as for the first: what is private stays."""
+
+        def choose(excluded: tuple[ServiceId, ...]) -> Choice:
+            now = Seconds(time.monotonic())
+            again = _again(request, Milliseconds((end - now) * 1000), attempts, excluded)
+            snapshot = self.view.snapshot(now)
+            return Choice(again, decide(snapshot, again, now, self._random, self.policy), snapshot)
+
+        def ask(choice: Choice) -> tuple[Sent, Coroutine[Any, Any, Answer]]:
+            if self.listeners:
+                self.listeners.decided(choice.request, choice.decision, choice.snapshot, Seconds(time.monotonic()))
+            sent = self._launch(choice.decision)
+            return sent, self._attempt(sent, choice.decision, request, head, body, start, end, attempts)
+
+        self.robust.counts.requests += 1
+        self.robust.budget = self.robust.budget.earn()
+        hedged = request.qos.deadline is not None and self.robust.budget.share > 0
+        return Backup(self.robust, choose, ask, self._drop, end, hedged)
+
+    def _launch(self, decision: Decision) -> Sent:
+        """Count a copy as under way, at once: another decision of this moment must see it."""
+        assert decision.chosen is not None
+        now = time.monotonic()
+        due = Seconds(now + decision.expected.total / 1000) if decision.expected is not None else NEVER
+        self.view.add(RequestSent(decision.chosen, Seconds(now), due))
+        return Sent(decision.chosen, due)
+
+    def _drop(self, sent: Sent) -> None:
+        """Nobody waits for this copy any more; what a silent service owed stays on its account."""
+        if not sent.settled:
+            sent.settled = True
+            now = Seconds(time.monotonic())
+            code = given_up_code(self.view.snapshot(now), sent.service, now)
+            self.view.add(RequestFailed(sent.service, code, now, None, sent.due))
+
+    def _fail(self, sent: Sent, error: NearfarError, since: float, queued: int | None = None) -> None:
+        if not sent.settled:
+            sent.settled = True
+            now = time.monotonic()
+            code = "doomed" if _refused_as_doomed(error) else error.code
+            waited = Milliseconds((now - since) * 1000)
+            self.view.add(RequestFailed(sent.service, code, Seconds(now), waited, sent.due, queued))
 
     async def _attempt(
         self,
-        service: ServiceId,
+        copy: Sent,
+        decision: Decision,
         request: Request,
         head: CallHead,
         body: Sequence[Buffer],
@@ -244,38 +326,40 @@ class Client:
         end: float,
         attempts: Sequence[tuple[ServiceId, NearfarError]],
     ) -> Answer:
+        service = copy.service
         sent = time.monotonic()
-        if request.qos.deadline is not None:
-            head = msgspec.structs.replace(head, budget_ms=max(0.01, (end - sent) * 1000))
-        self.view.add(RequestSent(service, Seconds(sent)))
-        code = Cancelled.code
-        waited: Milliseconds | None = None
+        queued: int | None = None
         try:
+            if request.qos.deadline is not None:
+                left = Milliseconds((end - sent) * 1000)
+                budget = left if decision.expected is None else decision.expected.budget(left)
+                head = msgspec.structs.replace(head, budget_ms=max(0.01, budget))
             private = request.qos.privacy is Privacy.LOCAL
             message = await self.mesh.request(
                 keys.service_key(service), encode(head), body, end - sent, private=private
             )
             reply, outputs = _read(message, service, head.operation)
-            code = ""
+            if reply.failure is not None:
+                queued = reply.queued
+                raise _failure(reply.failure)
         except NearfarError as error:
-            code = error.code
-            waited = Milliseconds((time.monotonic() - sent) * 1000)
             if isinstance(error, Unreachable) and error.vanished and self._was_silent(service):
                 error.vanished = False
+            self._fail(copy, error, sent, queued)
             raise
-        finally:
-            if code:
-                self.view.add(RequestFailed(service, code, Seconds(time.monotonic()), waited))
+        except BaseException:  # cancelled: the caller left, or another copy was first
+            self._drop(copy)
+            raise
         now = time.monotonic()
         if request.qos.deadline is not None and now > end:  # our own timer was late: a promise is a promise
-            self.view.add(
-                RequestFailed(service, DeadlineExceeded.code, Seconds(now), Milliseconds((now - sent) * 1000))
-            )
-            raise DeadlineExceeded(f"{service} answered {(now - end) * 1000:.1f} ms after the deadline.")
+            late = DeadlineExceeded(f"{service} answered {(now - end) * 1000:.1f} ms after the deadline.")
+            self._fail(copy, late, sent)
+            raise late
         stages = reply.stages
         stages = msgspec.structs.replace(stages, link=max(0.0, (now - sent) * 1000 - stages.total))
         moved = Bytes(request.size + len(message.body))
-        self.view.add(RequestAnswered(service, stages, Seconds(now), reply.queued, moved))
+        copy.settled = True
+        self.view.add(RequestAnswered(service, stages, Seconds(now), reply.queued, moved, copy.due))
         return Answer(outputs, service, reply.variant, stages, tuple(f"{s}: {e.message}" for s, e in attempts))
 
     def _was_silent(self, service: ServiceId) -> bool:
@@ -290,7 +374,10 @@ class Client:
             {"subject": r.subject, "code": r.code, "reason": str(tried.get(ServiceId(r.subject), r.reason))}
             for r in decision.refusals
         ]
-        if attempts and isinstance(last := attempts[-1][1], MeshError) and not isinstance(last, Unreachable):
+        last = attempts[-1][1] if attempts else None
+        if last is not None and (
+            _refused_as_doomed(last) or (isinstance(last, MeshError) and not isinstance(last, Unreachable))
+        ):
             return last  # nobody else can take it, and this says more than that nobody can
         snapshot = self.snapshot()
         if not (any(n.alive for n in snapshot.nodes.values()) or any(s.alive for s in snapshot.services.values())):
@@ -320,7 +407,7 @@ class Client:
 
 
 def _read(message: Message, service: ServiceId, operation: Operation) -> tuple[ReplyHead, list[Tensor]]:
-    """The answer in a message. Raises the failure that it carries, `MeshError` when it makes no sense."""
+    """The answer in a message, or the failure. Raises `MeshError` when it makes no sense."""
     try:
         reply = decode_reply(message.head)
         if reply.failure is None:
@@ -329,7 +416,33 @@ def _read(message: Message, service: ServiceId, operation: Operation) -> tuple[R
             return reply, tensors_of(reply.tensors, message.body)
     except (msgspec.MsgspecError, InputError) as error:  # its fault, not the caller's input
         raise _unreadable(service, error) from None
-    raise reply.failure.error()
+    return reply, []
+
+
+def _failure(failure: Failure) -> NearfarError:
+    """What the service said. That it cannot keep the deadline leaves time to ask another, unlike our own timer."""
+    error = failure.error()
+    if isinstance(error, DeadlineExceeded):
+        error.foreseen = True
+    return error
+
+
+def _refused_as_doomed(error: NearfarError) -> bool:
+    return isinstance(error, DeadlineExceeded) and error.foreseen
+
+
+def _again(
+    request: Request,
+    left: Milliseconds,
+    attempts: Sequence[tuple[ServiceId, NearfarError]],
+    excluded: tuple[ServiceId, ...] = (),
+) -> Request:
+    """The request for another service than those that failed or were asked, with what is left of its deadline."""
+    qos = request.qos
+    if qos.deadline is not None:
+        qos = msgspec.structs.replace(qos, deadline=left)
+    without = dict.fromkeys((*request.excluded, *(service for service, _ in attempts), *excluded))
+    return msgspec.structs.replace(request, qos=qos, excluded=tuple(without))
 
 
 def _description(answer: Answer) -> Description:

@@ -68,7 +68,7 @@ async def connect(
     )
     me = local[0].node if local else f"client-{uuid.uuid4().hex[:8]}"
     mesh = await asyncio.get_running_loop().run_in_executor(None, ZenohMesh, options)
-    client = Client(mesh, me, placement_policy(settings))
+    client = Client(mesh, me, placement_policy(settings), settings.placement.hedge_share)
     try:
         if not local:
             client.probe_links()

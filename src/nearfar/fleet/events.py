@@ -5,12 +5,17 @@ Events come from the mesh (tokens and telemetry), from the link prober, and from
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from nearfar.types.ids import NodeId, ServiceId
 from nearfar.types.request import Stages
 from nearfar.types.telemetry import LinkReport, NodeReport, ServiceReport
 from nearfar.types.units import Bytes, Milliseconds, Seconds
+
+NEVER = Seconds(-math.inf)
+"""The moment of what has not happened yet."""
 
 
 class NodeAppeared(msgspec.Struct, frozen=True, tag=True):
@@ -82,6 +87,8 @@ class RequestSent(msgspec.Struct, frozen=True, tag=True):
 
     service: ServiceId
     at: Seconds
+    due: Seconds = NEVER
+    """When its answer is expected; `NEVER` when nobody estimated it: then its silence is not judged."""
 
 
 class RequestAnswered(msgspec.Struct, frozen=True, tag=True):
@@ -92,16 +99,26 @@ class RequestAnswered(msgspec.Struct, frozen=True, tag=True):
     at: Seconds
     queued: int = 0
     moved: Bytes = Bytes(0)
+    due: Seconds = NEVER
+    """That of its `RequestSent`."""
 
 
 class RequestFailed(msgspec.Struct, frozen=True, tag=True):
-    """No answer came. `code` is that of the exception (`errors.py`); some codes are not held against the service."""
+    """No answer came. `code` is that of the exception (`errors.py`); some codes are not held against the service.
+
+    Two more are no exceptions: `doomed`, the service refused what it could not answer in time (`fleet/doomed.py`); and
+    `silent`, this client no longer waited because another answered what this one owed (`placement/silence.py`).
+    """
 
     service: ServiceId
     code: str
     at: Seconds
     waited: Milliseconds | None = None
     """How long this client waited for it. A missed deadline that the service could not have kept is the caller's."""
+    due: Seconds = NEVER
+    """That of its `RequestSent`."""
+    queued: int | None = None
+    """How many waited at the service when it refused, if it said so."""
 
 
 class PromiseBroken(msgspec.Struct, frozen=True, tag=True):

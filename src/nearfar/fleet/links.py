@@ -12,6 +12,8 @@ WINDOW = 50
 """Loss is the share of the last so many pings that had no answer."""
 BULK = Bytes(64 * 1024)
 """Smaller transfers say more of latency than of bandwidth and are not counted."""
+STRAYS, LEAST_STRAY = 4.0, Milliseconds(5.0)
+"""A ping strays when it is further from the mean than so many variations (RFC 6298's time-out) and so many ms."""
 _TRANSFERS = 8
 
 
@@ -23,7 +25,7 @@ class LinkEstimator:
     LinkReport(peer='pi', rtt=8.0, jitter=4.0, loss=0.5, bandwidth=None)
     """
 
-    __slots__ = ("_bulk", "_jitter", "_lost", "_rtt", "last", "peer")
+    __slots__ = ("_bulk", "_jitter", "_lost", "_rtt", "_stray", "last", "peer")
 
     def __init__(self, peer: NodeId) -> None:
         self.peer = peer
@@ -31,6 +33,7 @@ class LinkEstimator:
         """Moment of the last answered ping."""
         self._rtt: float | None = None
         self._jitter = 0.0
+        self._stray: float | None = None
         self._lost: deque[bool] = deque(maxlen=WINDOW)
         self._bulk: deque[tuple[int, float]] = deque(maxlen=_TRANSFERS)
 
@@ -43,9 +46,26 @@ class LinkEstimator:
         self.last = at
         if self._rtt is None:
             self._rtt, self._jitter = float(rtt), rtt / 2
-        else:  # RFC 6298: the variation first, with the old mean; alpha 1/8, beta 1/4
-            self._jitter += (abs(self._rtt - rtt) - self._jitter) / 4
-            self._rtt += (rtt - self._rtt) / 8
+            return
+        stray, self._stray = self._stray, None
+        away = rtt - self._rtt
+        strays = abs(away) > max(STRAYS * self._jitter, LEAST_STRAY)
+        if strays and stray is not None and (stray > self._rtt) == (away > 0):
+            # Two in a row on the same side: the way is another one now. An average would need ten pings to see that.
+            self._rtt = (stray + rtt) / 2
+            return
+        if stray is not None:
+            self._average(stray)
+        if strays:
+            self._stray = float(rtt)  # held back: alone it is an outlier; the next ping says
+        else:
+            self._average(rtt)
+
+    def _average(self, rtt: float) -> None:
+        """RFC 6298: the variation first, with the old mean; alpha 1/8, beta 1/4."""
+        assert self._rtt is not None
+        self._jitter += (abs(self._rtt - rtt) - self._jitter) / 4
+        self._rtt += (rtt - self._rtt) / 8
 
     def add_bulk(self, size: Bytes, took: Milliseconds) -> None:
         """A timed transfer and its acknowledgement; one round trip is taken off the time. Small ones are ignored."""

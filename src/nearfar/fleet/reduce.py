@@ -12,6 +12,7 @@ from typing import assert_never
 import msgspec
 
 from nearfar.fleet.events import (
+    NEVER,
     Event,
     LinkMeasured,
     NodeAppeared,
@@ -34,6 +35,8 @@ from nearfar.types.ids import ModelName, NodeId, ServiceId, VariantId, node_of, 
 from nearfar.types.telemetry import LinkReport, ServiceReport, ServiceState
 from nearfar.types.units import Bytes, Milliseconds, Seconds
 
+OTHERS = 0.3
+"""Weight of the newest sample in `Observed.others`."""
 WEIGHT = 0.2
 """Weight of the newest sample in the averages of `Observed`: about the last ten answers count."""
 FORGET_AFTER = Seconds(60.0)
@@ -41,8 +44,10 @@ FORGET_AFTER = Seconds(60.0)
 OBSERVED_MOST = 2048
 """Of more services than this the oldest observations are dropped, so that the fold of an answer stays cheap. A client
 that asks so many asks each so rarely that what it observed has faded before it is of use (`BELIEVED` in placement)."""
-BLAMELESS = frozenset({"cancelled", "invalid-input", "too-large", "overloaded"})
-"""Failures that say nothing against the service: the caller left, sent nonsense, or the queue was full."""
+BLAMELESS = frozenset({"cancelled", "invalid-input", "too-large", "overloaded", "doomed", "silent"})
+"""Failures that say nothing against the service: the caller left, sent nonsense, or the queue was full or too long."""
+_UNHEARD = frozenset({"deadline-exceeded", "silent"})
+"""Failures in which this client stopped waiting: nothing came from the service."""
 _RATIO_LEAST, _RATIO_MOST = 0.25, 4.0
 _LONGEST_MS = 1e7
 _INSTANCES = 4
@@ -77,7 +82,8 @@ def prune(snapshot: Snapshot, now: Seconds, after: Seconds = FORGET_AFTER) -> Sn
 class Draft:
     """A snapshot in the making. A mapping is copied when it is first written to."""
 
-    __slots__ = ("_base", "_models", "_own", "links", "nodes", "observed", "pending", "services", "unreliable")
+    __slots__ = ("_base", "_models", "_own", "links", "missed", "nodes", "observed", "owed", "pending", "services",
+                 "unreliable")  # fmt: skip
 
     def __init__(self, base: Snapshot) -> None:
         self._base = base
@@ -90,6 +96,8 @@ class Draft:
         self.pending: dict[ServiceId, int] = base.pending  # type: ignore[assignment]
         self.observed: dict[ServiceId, Observed] = base.observed  # type: ignore[assignment]
         self.unreliable: dict[ServiceId, Unreliable] = base.unreliable  # type: ignore[assignment]
+        self.owed: dict[ServiceId, tuple[Seconds, ...]] = base.owed  # type: ignore[assignment]
+        self.missed: dict[ServiceId, Seconds] = base.missed  # type: ignore[assignment]
 
     def freeze(self) -> Snapshot:
         base = self._base
@@ -102,9 +110,8 @@ class Draft:
                 else:
                     merged.pop(model, None)
             by_model = merged
-        return Snapshot(
-            base.me, self.nodes, self.services, by_model, self.links, self.pending, self.observed, self.unreliable
-        )
+        return Snapshot(base.me, self.nodes, self.services, by_model, self.links, self.pending, self.observed,
+                        self.unreliable, self.owed, self.missed)  # fmt: skip
 
     def _writable(self, name: str) -> None:
         if name not in self._own:
@@ -166,9 +173,37 @@ class Draft:
         else:
             self.pending.pop(service, None)
 
+    def owe(self, service: ServiceId, due: Seconds) -> None:
+        if due != NEVER:
+            self._writable("owed")
+            self.owed[service] = (*self.owed.get(service, ()), due)
+
+    def settle(self, service: ServiceId, due: Seconds) -> None:
+        """It owes this answer no longer, whether it came or not."""
+        dues = self.owed.get(service)
+        if dues is None or due not in dues:
+            return
+        self._writable("owed")
+        if len(dues) == 1:
+            del self.owed[service]
+        else:
+            at = dues.index(due)
+            self.owed[service] = dues[:at] + dues[at + 1 :]
+
+    def miss(self, service: ServiceId, due: Seconds) -> None:
+        if service not in self.missed:
+            self._writable("missed")
+            self.missed[service] = due
+
+    def hear(self, service: ServiceId) -> None:
+        """Anything that the service itself sent ends what was held against it for being silent."""
+        if service in self.missed:
+            self._writable("missed")
+            del self.missed[service]
+
     def forget_service(self, service: ServiceId) -> None:
         self._members(service).discard(service)
-        for name in ("services", "pending", "observed", "unreliable"):
+        for name in ("services", "pending", "observed", "unreliable", "owed", "missed"):
             if service in getattr(self, name):
                 self._writable(name)
                 del getattr(self, name)[service]
@@ -186,11 +221,15 @@ def apply(draft: Draft, event: Event) -> None:
     match event:
         case RequestSent():
             draft.count(event.service, 1)
+            draft.owe(event.service, event.due)
         case RequestAnswered():
             draft.count(event.service, -1)
+            draft.settle(event.service, event.due)
+            draft.hear(event.service)
             _answered(draft, event)
         case RequestFailed():
             draft.count(event.service, -1)
+            draft.settle(event.service, event.due)
             _failed(draft, event)
         case ServiceReported():
             _service_reported(draft, event)
@@ -247,6 +286,13 @@ def _service_reported(draft: Draft, event: ServiceReported) -> None:
         _pardon(draft, service)
     after = ServiceView(report, view.alive, at, view.since, instances_after)
     draft.put_service(service, follow_service(after, view))
+    if report.instance:  # "" is its agent, which says nothing of whether the service can be heard
+        draft.hear(service)
+        observed = draft.observed.get(service)
+        if observed is not None:
+            others = _others(draft, service, observed, report.queued + report.in_flight)
+            if others != observed.others:
+                draft.put_observed(service, msgspec.structs.replace(observed, others=others))
 
 
 def _node_reported(draft: Draft, event: NodeReported) -> None:
@@ -287,6 +333,14 @@ def _pardon(draft: Draft, service: ServiceId) -> None:
         draft.put_unreliable(service, None)
 
 
+def _others(draft: Draft, service: ServiceId, observed: Observed, there: int) -> float:
+    """The mean of other clients' requests there, with one more sample: what is there less what is ours.
+
+    Ours that are still on their way are taken off, too: it errs on the low side.
+    """
+    return observed.others + OTHERS * (max(there - draft.pending.get(service, 0), 0) - observed.others)
+
+
 def _answered(draft: Draft, event: RequestAnswered) -> None:
     service, stages, at = event.service, event.stages, event.at
     view = draft.services.get(service)
@@ -310,8 +364,27 @@ def _answered(draft: Draft, event: RequestAnswered) -> None:
             jitter = Milliseconds(jitter + WEIGHT * (abs(away) - jitter))
             link = Milliseconds(link + WEIGHT * away)
             moved = Bytes(int(moved + WEIGHT * (event.moved - moved)))
+    spread: float = old.spread
+    if event.due != NEVER:
+        off = min(abs(at - event.due) * 1000, _LONGEST_MS)
+        # The first one, as in RFC 6298, has nothing to be averaged with.
+        spread = off if old.answered_at == NEVER else spread + WEIGHT * (off - spread)
     draft.put_observed(
-        service, Observed(ratio, link, jitter, moved, 0, "", old.failed_at, at, max(event.queued, 0), at)
+        service,
+        Observed(
+            ratio,
+            link,
+            jitter,
+            moved,
+            0,
+            "",
+            old.failed_at,
+            at,
+            max(event.queued, 0),
+            at,
+            Milliseconds(spread),
+            _others(draft, service, old, max(event.queued, 0)),
+        ),
     )
 
 
@@ -321,7 +394,17 @@ def _failed(draft: Draft, event: RequestFailed) -> None:
     if view is None:
         return
     old = draft.observed.get(service, _NO_OBSERVATION)
-    if event.code == "overloaded":
+    if event.code in _UNHEARD:
+        if NEVER != event.due <= at and event.due > max(view.heard, old.answered_at, old.queued_at):
+            draft.miss(service, event.due)
+    elif event.code != "cancelled":
+        draft.hear(service)
+    if event.code == "doomed":
+        if event.queued is not None:
+            queued = max(event.queued, 0)
+            others = _others(draft, service, old, queued + view.report.workers)
+            draft.put_observed(service, msgspec.structs.replace(old, queued=queued, queued_at=at, others=others))
+    elif event.code == "overloaded":
         # It just said that its queue is full, up to half a second before its telemetry will.
         draft.put_observed(service, msgspec.structs.replace(old, queued=view.report.queue_limit, queued_at=at))
     elif event.code not in BLAMELESS and not (event.code == "deadline-exceeded" and _too_early(event, view, old)):

@@ -6,11 +6,11 @@ it touches. Every moment is the monotonic clock of the one who looks, so ages ne
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import msgspec
 
+from nearfar.fleet.events import NEVER as NEVER
 from nearfar.fleet.steady import OFF, Steady
 from nearfar.fleet.unreliable import Unreliable
 from nearfar.types.ids import ModelName, NodeId, ServiceId
@@ -19,8 +19,6 @@ from nearfar.types.units import Bytes, BytesPerSecond, Milliseconds, Ratio, Seco
 
 FRESH = Seconds(2.0)
 """Telemetry comes at 2 Hz: older than this means four reports in a row are missing."""
-NEVER = Seconds(-math.inf)
-"""The moment of what has not happened yet."""
 
 _READY = ServiceState.READY
 
@@ -87,6 +85,10 @@ class Observed(msgspec.Struct, frozen=True, gc=False):
     queued: int = 0
     """Requests that waited there when it last answered or refused; newer than its telemetry if `queued_at` is."""
     queued_at: Seconds = NEVER
+    spread: Milliseconds = Milliseconds(0.0)
+    """Mean absolute difference between when answers were due and when they came."""
+    others: float = 0.0
+    """Mean number of requests there that are not this client's, by reports, answers and refusals."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -105,6 +107,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     observed: Mapping[ServiceId, Observed] = {}
     unreliable: Mapping[ServiceId, Unreliable] = {}
     """Services at which a promise to this client's streams was broken; empty in the usual case."""
+    owed: Mapping[ServiceId, tuple[Seconds, ...]] = {}
+    """When the answers that this client waits for are due; services that owe none are absent."""
+    missed: Mapping[ServiceId, Seconds] = {}
+    """When the first answer was due that this client gave up on, with nothing heard from the service since."""
 
 
 def freshness(view: ServiceView | NodeView, now: Seconds) -> Seconds:

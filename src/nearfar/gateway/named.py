@@ -91,8 +91,10 @@ class NamedStreams:
             raise
         finally:
             FRAME.reset(token)
-        named.incumbent = answer.served_by
-        named.trail.outcome("answered", answer.served_by, number)
+        by_the_way = answer.aside and named.incumbent is not None  # of this request alone: the stream has not moved
+        if not by_the_way:
+            named.incumbent = answer.served_by
+        named.trail.outcome("answered", None if by_the_way else answer.served_by, number)
         return answer
 
     async def _make(self, stream: StreamId, model: ModelName) -> _Named:

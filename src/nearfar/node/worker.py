@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nearfar.errors import DeadlineExceeded, InferenceError, InputError, NearfarError, Overloaded
+from nearfar.fleet.doomed import doomed, refusable
 from nearfar.mesh.base import Call
 from nearfar.node.meter import Meter
 from nearfar.runtimes.base import LoadedVariant, OutputForms, check_inputs
@@ -45,6 +46,10 @@ _NO_STAGES = Stages()
 AT_ONCE_MS = 1.0
 """A service that takes less than this answers a patient call on the thread that brought it: handing it to a worker
 would take longer than the work. Slower ones queue, so that telemetry sees who waits and a full queue can refuse."""
+
+
+LOADED_MS = 1.0
+"""A request that waited longer than the hand-over to a worker takes met others before it."""
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -197,12 +202,20 @@ class Worker:
 
     def _answer(self, call: Call) -> None:
         waited = (time.monotonic() - call.received) * 1000
+        meter = self._meter
         try:
             head = decode_call(call.head)
             if self._engine.broken is not None:
                 raise self._engine.broken
             if head.budget_ms and waited > head.budget_ms:
                 raise DeadlineExceeded(f"The request waited {waited:.0f} ms, longer than its deadline allowed.")
+            others = waited > LOADED_MS or meter.queued > 0
+            works = head.operation is not Operation.DESCRIBE
+            if works and head.budget_ms and doomed(head.budget_ms - waited, meter.recent_ms, others):
+                raise DeadlineExceeded(
+                    f"It waited {waited:.0f} ms and takes about {meter.recent_ms:.0f} ms more: too late for it.",
+                    "Allow more time, or run the model on more nodes.",
+                )
             if head.operation is Operation.DESCRIBE:
                 call.reply(encode(ReplyHead(self._variant, _NO_STAGES)), [self._description])
                 return
@@ -265,9 +278,30 @@ class Pool:
             with contextlib.suppress(NearfarError):  # the caller is gone; this thread is the mesh's
                 refuse(call, error, self._variant, queued)
             return
+        if self._refuse_doomed(call, queued):
+            return
         self._waiting.put(call)
         if queued >= len(self._workers):
             self._changed()
+
+    def _refuse_doomed(self, call: Call, queued: int) -> bool:
+        """Say no at once to what could not be answered within its budget: its caller may have time for another."""
+        meter, workers = self._meter, len(self._workers)
+        if not queued and meter.in_flight < workers:
+            return False  # its turn is now
+        try:
+            head = decode_call(call.head)
+        except msgspec.MsgspecError:
+            return False  # the worker tells what is wrong with it
+        budget = head.budget_ms if head.operation is not Operation.DESCRIBE else 0.0
+        if not budget or not refusable(budget, meter.recent_ms, queued, meter.in_flight, workers):
+            return False
+        meter.refuse()
+        told = f"{queued} requests wait and each takes about {meter.recent_ms:.0f} ms: too late for the deadline."
+        with contextlib.suppress(NearfarError):  # the caller is gone; this thread is the mesh's
+            error = DeadlineExceeded(told, "Allow more time, or run the model on more nodes.")
+            refuse(call, error, self._variant, queued)
+        return True
 
     def longest(self, now: float) -> float:
         """Seconds that the call which is worked on for longest has taken so far; 0 when none is."""

@@ -55,6 +55,8 @@ class Decision(msgspec.Struct, frozen=True):
     refused: int
     """How many refusals there were, of services and nodes."""
     policy: str
+    aside: bool = False
+    """Chosen for this request alone; its answer does not move the stream from its incumbent."""
 
     def error(self) -> NearfarError:
         """The exception for a request that nobody may take: `UnknownModel`, or `NoCandidate` with the refusals."""
@@ -93,6 +95,8 @@ def decide(
     candidates = sieve.candidates
     if not candidates:
         sieve.take_reserve()
+    if not candidates:
+        sieve.last_resort()
     if not candidates or everyone or len(snapshot.nodes) <= SMALL_FLEET:
         sieve.refuse_all(absent(snapshot, request, now))
     if not candidates:
@@ -127,6 +131,7 @@ def decide(
         len(candidates),
         sieve.refused,
         policy.name,
+        best.aside,
     )
 
 
@@ -138,7 +143,8 @@ def _is_late(snapshot: Snapshot, request: Request, best: Ranked, now: Seconds) -
 class _Sieve:
     """Runs services through the filters and keeps both sides."""
 
-    __slots__ = ("candidates", "considered", "now", "refusals", "refused", "request", "reserve", "seen", "snapshot")
+    __slots__ = ("candidates", "considered", "now", "refusals", "refused", "request", "reserve", "seen", "silent",
+                 "snapshot")  # fmt: skip
 
     def __init__(self, snapshot: Snapshot, request: Request, now: Seconds) -> None:
         self.snapshot = snapshot
@@ -151,6 +157,7 @@ class _Sieve:
         self.reserve: list[tuple[Refusal, ServiceView]] = []
         """Refused, but better than nothing: `filters.RESERVE`."""
         self.seen: set[ServiceId] = set()
+        self.silent: list[tuple[Refusal, ServiceView]] = []
 
     def look_at(self, ids: Iterable[ServiceId], enough: int | None = None) -> None:
         """Filter services that were not looked at before, until there are `enough` candidates."""
@@ -172,6 +179,8 @@ class _Sieve:
                     self.refusals.append(refusal)
                 if refusal.code in RESERVE:
                     self.reserve.append((refusal, view))
+                if refusal.code == "silent":
+                    self.silent.append((refusal, view))
         self.considered = len(seen)
 
     def take_reserve(self) -> bool:
@@ -193,6 +202,15 @@ class _Sieve:
         self.reserve = []
         self.candidates += [view for _, view in taken]
         return bool(taken)
+
+    def last_resort(self) -> None:
+        """Silence is a suspicion: where nobody else is left, who fell silent is asked all the same."""
+        for refusal, view in self.silent:
+            self.candidates.append(view)
+            self.refused -= 1
+            if refusal in self.refusals:
+                self.refusals.remove(refusal)
+        self.silent.clear()
 
     def refuse_all(self, refusals: list[Refusal]) -> None:
         self.refusals += refusals[: max(REFUSALS - len(self.refusals), 0)]

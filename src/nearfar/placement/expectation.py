@@ -62,6 +62,14 @@ class Expectation(msgspec.Struct, frozen=True, gc=False):
         """Whether the answer is expected within the deadline, jitter included; always, without one."""
         return deadline is None or self.total + self.margin <= deadline
 
+    def budget(self, left: Milliseconds) -> Milliseconds:
+        """What the service may take of the `left` milliseconds, from when it has the request to when it answers.
+
+        The way there and back is taken off, but never more than half: a wrong estimate of the way must not make a
+        service refuse what it could have answered.
+        """
+        return Milliseconds(max(left - self.link - self.transfer, left / 2))
+
     def __str__(self) -> str:
         return (
             f"{self.total:.1f} ms (link {self.link:.1f}, {self.basis}; transfer {self.transfer:.1f}; "
@@ -167,6 +175,26 @@ def service_time(view: ServiceView, observed: Observed | None, now: Seconds) -> 
     return time  # type: ignore[return-value]
 
 
+def _mine(dues: tuple[Seconds, ...], now: Seconds, way: float, time: float, workers: int) -> float:
+    """Milliseconds until a worker has done what this client has under way there, seen from a request sent now.
+
+    A request that is due at d leaves the service half a way earlier, and this one arrives half a way later. What is
+    overdue still waits there, as far as we know.
+    """
+    if workers > 1:
+        if len(dues) < workers:
+            return 0.0
+        dues = tuple(sorted(dues)[: len(dues) - workers + 1])
+    wait = (max(dues) - now) * 1000 - way
+    late = 0
+    for due in dues:
+        if due <= now:
+            late += 1
+    if late:
+        wait = max(wait, (late - 0.5) * time)
+    return wait if wait > 0 else 0.0
+
+
 def expect(
     snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds, link: Link | None = None
 ) -> Expectation:
@@ -183,16 +211,31 @@ def expect(
         link = link_to(snapshot, NodeId(request.origin), view, now)
     time = service_time(view, observed, now)
     workers = report.workers if report.workers > 1 else 1
-    if observed is not None and observed.queued_at > view.heard:
-        backlog = observed.queued + workers if observed.queued else 0
-    else:
-        backlog = report.queued + report.in_flight
-    pending = snapshot.pending.get(service, 0)
-    if pending > backlog:
-        backlog = pending
-    wait = (backlog - workers + 1) * time / workers if backlog >= workers else 0.0
     transfer = (request.size + request.answer_size) * link.per_byte
     rtt = link.rtt
+    # What was seen there, less what has been worked off since; then what is ours, and others' mean number on top.
+    if observed is not None and observed.queued_at > view.heard:
+        backlog = float(observed.queued + workers - 1) if observed.queued else 0.0
+        backlog -= (now - observed.queued_at) * 1000 * workers / time
+    else:
+        backlog = float(report.queued + report.in_flight)
+        if observed is not None:  # else it is all that is known of others, who go on sending
+            backlog -= (now - view.heard) * 1000 * workers / time
+    dues = snapshot.owed.get(service)
+    mine = 0.0
+    if dues is not None:
+        mine = _mine(dues, now, rtt + transfer, time, workers)
+        if observed is not None:
+            mine += observed.others * time / workers
+    else:
+        if observed is not None:
+            mine = observed.others * time / workers
+        pending = snapshot.pending.get(service, 0)
+        if pending > backlog:
+            backlog = pending
+    wait = (backlog - workers + 1) * time / workers if backlog >= workers else 0.0
+    if mine > wait:
+        wait = mine
     return Expectation(
         rtt,
         transfer,  # type: ignore[arg-type]

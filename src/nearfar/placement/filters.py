@@ -1,6 +1,7 @@
 """May this service take this request at all? A fixed chain; the first filter that says no gives the reason.
 
-health -> excluded -> pinned node -> privacy -> cost -> far -> compute (queue) -> memory -> quarantine -> unreliable.
+health -> excluded -> pinned node -> privacy -> cost -> far -> compute (queue) -> memory -> quarantine ->
+silence -> unreliable.
 That a model is present at all is decided before the chain, as a node without a service for it has no service to look at
 (`absent`).
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from nearfar.fleet.health import node_health, quarantined
 from nearfar.fleet.snapshot import FRESH, ServiceView, Snapshot, service_health
 from nearfar.placement.refusal import Refusal
+from nearfar.placement.silence import silent
 from nearfar.types.ids import ServiceId, node_of, service_id
 from nearfar.types.request import Degrade, Privacy, Request
 from nearfar.types.telemetry import ServiceState
@@ -77,6 +79,8 @@ def refuse(snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds
     out = quarantined(view, observed, pending, now)
     if out is not None:
         return Refusal(service, *out)
+    if (snapshot.missed or snapshot.owed) and silent(snapshot, view, now):
+        return Refusal(service, "silent", "it owes an answer, and nothing has been heard from it since")
     return _unreliable(snapshot, request, service, pending, now) if snapshot.unreliable else None
 
 

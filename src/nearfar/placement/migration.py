@@ -31,6 +31,8 @@ FIRST_PAUSE, LONGEST_PAUSE = Seconds(2.0), Seconds(60.0)
 """Before a target that failed a move is tried again: 2 s, doubled by each further failure, at most a minute."""
 SETTLING = Seconds(1.0)
 """Before a target is tried again that was fine, but not wanted any more: bounds the copies of a wavering decision."""
+ASIDES = 10
+"""Frames in a row that are sent elsewhere because of a queue at the owner: then it is no queue of a moment any more."""
 STRAYS = 3
 """Answers in a row of one other service, without a failure, after which the stream is where it is answered."""
 MOST_PAUSES = 16
@@ -68,6 +70,8 @@ class Moving(msgspec.Struct, frozen=True):
     """When the move under way was begun."""
     strays: tuple[ServiceId, int] | None = None
     """Who else answered lately without being asked to, and how often in a row."""
+    asides: int = 0
+    """Frames in a row that were sent elsewhere by the way, since the owner's queue was long."""
     last: int = -1
     """The last frame that was due."""
     moved_at: int = -1
@@ -94,6 +98,8 @@ class FrameDue(msgspec.Struct, frozen=True):
     """Services that may not be asked now, with the reason; only those of the owner and of a target are looked at."""
     urgent: bool = False
     """The promise is threatened: go at once over to the best other one, which `best` then names."""
+    aside: bool = False
+    """`best` shall have this frame alone (`Decision.aside`): the stream stays unless that goes on for `ASIDES` frames."""
 
 
 class FrameEnded(msgspec.Struct, frozen=True):
@@ -181,8 +187,11 @@ def pinned(state: Moving, best: ServiceId | None) -> ServiceId | None:
 
 
 def _due(state: Moving, event: FrameDue, now: Seconds) -> tuple[Moving, tuple[Action, ...]]:
-    state = msgspec.structs.replace(state, last=event.frame, open=state.open | {event.frame})
+    asides = state.asides + 1 if event.aside else 0
+    state = msgspec.structs.replace(state, last=event.frame, open=state.open | {event.frame}, asides=asides)
     owner, best = state.owner, event.best
+    if 0 < asides < ASIDES and best is not None:
+        best = owner
     if owner is None:
         return state, ()
     if (why := event.refused.get(owner)) is not None and best is not None and best != owner:

@@ -35,6 +35,7 @@ CODES: Mapping[str, str] = {
     "not-served": "the node runs no service for the model",
     "queue-full": "the service's queue is full",
     "memory": "the node has almost no memory left",
+    "silent": "it owes this client an answer, and nothing has been heard from it for longer than is usual",
     "quarantined": "several requests in a row failed there; it is tried again after a while",
     "unreliable": "a promise was broken there; it is tried again after a while",
     "late": "it would answer after the deadline, and the caller would rather be refused (`degrade` has `refuse`)",

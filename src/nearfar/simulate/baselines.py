@@ -90,25 +90,41 @@ class LeastLoaded:
         return [Ranked(view.report.service, load) for load, _, view in loads]
 
 
-class Clairvoyant:
+class Bound:
     """Not a policy: the engine asks the world for the node that answers this very frame first, in truth.
 
-    It knows every queue, the service time and delays that the frame will meet, and which nodes die before they answer,
-    without waiting for telemetry. A frame that nobody can answer in time is not sent, so that it delays no other. It is
-    greedy, frame by frame: the joint optimum over all frames may be better still.
+    It knows every queue, and the service time and delays that the frame will meet, without waiting for telemetry. A
+    frame that nobody can answer in time is not sent, so that it delays no other. It is greedy, frame by frame: the
+    joint optimum over all frames may be better still.
     """
 
-    name = "clairvoyant"
+    name = ""
     sample: int | None = None
+    deaths = False
+    """Whether it knows what will happen, also: which nodes will die or leave before they answer."""
 
 
-BUILT_IN: Mapping[str, type[Random | RoundRobin | LeastLoaded | Clairvoyant]] = {
+class Clairvoyant(Bound):
+    """Knows the future, too."""
+
+    name = "clairvoyant"
+    deaths = True
+
+
+class Omniscient(Bound):
+    """Knows all that is true now, and nothing of deaths to come. What it sends to a node that dies is lost."""
+
+    name = "omniscient"
+
+
+BUILT_IN: Mapping[str, type[Random | RoundRobin | LeastLoaded | Bound]] = {
     "random": Random,
     "round-robin": RoundRobin,
     "least-loaded": LeastLoaded,
+    "omniscient": Omniscient,
     "clairvoyant": Clairvoyant,
 }
-ORDER = ("random", "round-robin", "least-loaded", "nearest", "weighted", "predictive", "clairvoyant")
+ORDER = ("random", "round-robin", "least-loaded", "nearest", "weighted", "predictive", "omniscient", "clairvoyant")
 """As they stand in tables."""
 PLAYABLE = tuple(name for name in ORDER if name != Clairvoyant.name)
 """Those that can be played on real nodes, where nobody knows the future."""

@@ -19,12 +19,12 @@ GRID_SECONDS = 30.0
 """The grid is searched on at most so many seconds of the scenario itself: in hindsight, in favour of the baseline."""
 
 
-def policy_of(name: str, **options: float) -> Policy | baselines.Clairvoyant:
+def policy_of(name: str, **options: float) -> Policy | baselines.Bound:
     """A baseline of the testbed, else a policy as the gateway knows it. Raises `SettingsError` for an unknown name."""
     built_in = baselines.BUILT_IN.get(name)
     if built_in is None:
         return load_policy(name, **options)
-    made: Policy | baselines.Clairvoyant = built_in()
+    made: Policy | baselines.Bound = built_in()
     return made
 
 

@@ -1,4 +1,4 @@
-"""The clairvoyant's eye: who would answer this very frame first, in truth."""
+"""The eye of the bounds: who would answer this very frame first, in truth."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from nearfar.simulate.view import ANSWER
 from nearfar.simulate.world import Node, World
 
 
-def foresee(world: World, frame: Frame, now: float) -> Node | None:
+def foresee(world: World, frame: Frame, now: float, deaths: bool = True) -> Node | None:
     """The node whose answer comes first; None when none comes by the deadline. Books the work at that node.
+
+    `deaths`: whether it knows that nodes will die or leave.
 
     Nodes are looked at from the fastest device on, until even an idle one could not be quicker.
     """
@@ -31,7 +33,7 @@ def foresee(world: World, frame: Frame, now: float) -> Node | None:
         if done >= best_at:
             continue
         answered = done + gateway.up_s(node, done, frame.down, ANSWER)
-        if answered < best_at and done < node.next_death(now) and arrives < _leaves(node, now):
+        if answered < best_at and (not deaths or (done < node.next_death(now) and arrives < _leaves(node, now))):
             best, best_at, best_done = node, answered, done
     if best is not None:
         heapq.heapreplace(best.committed, best_done)

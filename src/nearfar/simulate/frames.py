@@ -48,29 +48,10 @@ class Stream:
 
 
 class Frame:
-    """One frame. Its luck (`z`, `up`, `down`, `factor`) is drawn once, so that every policy meets the same."""
+    """One frame. The luck of its first copy is drawn once, so that every policy meets the same."""
 
-    __slots__ = (
-        "attempt",
-        "born",
-        "down",
-        "end",
-        "ended",
-        "excluded",
-        "factor",
-        "given_up",
-        "gone",
-        "node",
-        "number",
-        "received",
-        "sent",
-        "service_ms",
-        "stream",
-        "up",
-        "wait_ms",
-        "waiting",
-        "z",
-    )  # fmt: skip
+    __slots__ = ("born", "code", "copies", "down", "end", "ended", "ended_at", "excluded", "factor", "given_up",
+                 "number", "open", "stream", "up", "z")  # fmt: skip
 
     def __init__(self, stream: Stream, number: int, born: float, end: float, z: float, up: float, down: float,
                  factor: float) -> None:  # fmt: skip
@@ -83,13 +64,34 @@ class Frame:
         self.down = down
         self.factor = factor
         self.excluded: tuple[ServiceId, ...] = ()
-        self.attempt = 0
-        self.waiting = False
+        self.copies = 0
+        """How often it was sent, in all."""
+        self.open: list[Copy] = []
+        """Copies that neither answered nor failed yet, as far as the gateway knows."""
         self.given_up = False
-        self.gone = False
         self.ended = False
-        self.node: Node | None = None
-        self.sent = 0.0
+        self.ended_at = 0.0
+        self.code = ""
+        """Why the last copy failed."""
+
+
+class Copy:
+    """One sending of a frame to one node."""
+
+    __slots__ = ("aside", "budget_ms", "down", "due", "frame", "node", "received", "sent", "service_ms", "swallowed",
+                 "up", "wait_ms", "z")  # fmt: skip
+
+    def __init__(self, frame: Frame, node: Node, sent: float, due: float, aside: bool) -> None:
+        self.frame = frame
+        self.node = node
+        self.sent = sent
+        self.due = due
+        self.aside = aside
+        """Sent after the first one, for this frame's sake: what answers it does not move the stream."""
+        self.budget_ms = 0.0
+        self.swallowed = False
+        """By a node that is cut off."""
         self.received = 0.0
         self.wait_ms = 0.0
         self.service_ms = 0.0
+        self.z, self.up, self.down = frame.z, frame.up, frame.down

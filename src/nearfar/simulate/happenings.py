@@ -16,13 +16,14 @@ from nearfar.fleet.events import (
     ServiceReported,
     ServiceVanished,
 )
+from nearfar.simulate.baselines import Bound
 from nearfar.simulate.scenario import Change
 from nearfar.simulate.view import Gateway
 from nearfar.simulate.world import SOONEST, Node, spells
 from nearfar.types.units import Seconds
 
 if TYPE_CHECKING:
-    from nearfar.simulate.frames import Frame
+    from nearfar.simulate.frames import Copy
     from nearfar.simulate.run import Engine
 
 PHASES = 10
@@ -66,8 +67,8 @@ def begin(engine: Engine) -> None:
 
 
 def _blind(engine: Engine) -> bool:
-    """The clairvoyant needs no telemetry."""
-    return engine.policy.name == "clairvoyant"
+    """The bounds need no telemetry."""
+    return isinstance(engine.policy, Bound)
 
 
 # -- telemetry ---------------------------------------------------------------------------------------------------------
@@ -173,8 +174,8 @@ def _down(engine: Engine, node: Node, number: int) -> None:
     held = [*node.working.values(), *node.queue]
     node.working.clear()
     node.queue.clear()
-    for frame in held:
-        engine.swallowed(frame, node)
+    for copy in held:
+        engine.swallowed(copy)
     _vanish(engine, node, engine.scenario.lease_s if outage.kind == "cut" else 0.0)
 
 
@@ -189,12 +190,12 @@ def _leave_when_empty(engine: Engine, node: Node) -> None:
     _vanish(engine, node, 0.0)
 
 
-def missing(engine: Engine, frame: Frame, node: Node) -> None:
+def missing(engine: Engine, copy: Copy) -> None:
     """A request that a cut node swallowed fails when the node's token is seen to be gone, if it lasts so long."""
+    node = copy.node
     start = node.outages[node.outage].start
-    gateway = frame.stream.gateway
-    seen = start + engine.scenario.lease_s + gateway.delay_s(node, engine.now)
-    engine.at(max(seen, engine.now), engine.failed, frame, node, frame.attempt, Unreachable.code)
+    seen = start + engine.scenario.lease_s + copy.frame.stream.gateway.delay_s(node, engine.now)
+    engine.at(max(seen, engine.now), engine.failed, copy, Unreachable.code)
 
 
 def _up(engine: Engine, node: Node, number: int) -> None:

@@ -57,6 +57,14 @@ class Summary(msgspec.Struct, frozen=True):
     """Share of all busy time for which power is published."""
     events: int
     wall_s: float
+    hedges: int = 0
+    """Second copies sent because the first one took longer than the 95th percentile of what was expected."""
+    asked_again: int = 0
+    """Copies sent because the service first asked had fallen silent."""
+    suspected: int = 0
+    """Requests over which a service was found silent."""
+    suspected_wrongly: int = 0
+    """Those of them whose node was there after all: a lost packet, a slow link."""
     options: dict[str, float] = {}
     series: dict[str, list[float]] = {}
 
@@ -73,6 +81,10 @@ class Measures:
         self.moves = 0
         self.flaps = 0
         self.unprovoked = 0
+        self.hedges = 0
+        self.asked_again = 0
+        self.suspected = 0
+        self.suspected_wrongly = 0
         self.changes = 0
         self.latency = Histogram()
         self._seconds = seconds
@@ -144,6 +156,10 @@ class Measures:
             energy_covered=covered / busy if busy else 0.0,
             events=events,
             wall_s=wall_s,
+            hedges=self.hedges,
+            asked_again=self.asked_again,
+            suspected=self.suspected,
+            suspected_wrongly=self.suspected_wrongly,
             series={
                 "sent": [float(n) for n in self._sent],
                 "violations": [float(n) for n in self._bad],

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BOUND = "clairvoyant"
+PRESENT = "omniscient"
 OURS = "predictive"
 
 
@@ -21,12 +22,13 @@ def ratios(summaries: Sequence[Summary]) -> dict[str, Any]:
     """
     by_name = {summary.policy: summary for summary in summaries}
     ours, bound = by_name.get(OURS), by_name.get(BOUND)
-    others = [s for s in summaries if s.policy not in (OURS, BOUND)]
+    others = [s for s in summaries if s.policy not in (OURS, BOUND, PRESENT)]
     best = min(others, key=lambda s: s.violation_rate, default=None)
     return {
         "best_baseline": best.policy if best else None,
         "of_best_baseline": _ratio(ours, best),
         "of_clairvoyant": _ratio(ours, bound),
+        "of_omniscient": _ratio(ours, by_name.get(PRESENT)),
         "violations": {s.policy: s.late + s.lost for s in summaries},
     }
 
@@ -97,6 +99,8 @@ def verdict(summaries: Sequence[Summary]) -> str:
     best = names.get(found["best_baseline"] or "")
     if best is not None:
         parts.append(f"{best.violation_rate:.2%} of the best baseline ({best.policy})")
+    if PRESENT in names:
+        parts.append(f"{names[PRESENT].violation_rate:.2%} of the bound that knows the present")
     if BOUND in names:
         parts.append(f"{names[BOUND].violation_rate:.2%} of the clairvoyant bound")
     return f"predictive breaks the deadline of {ours.violation_rate:.2%} of the frames, against {' and '.join(parts)}."

@@ -15,17 +15,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from nearfar.errors import DeadlineExceeded, NoCandidate, Overloaded, Unreachable
-from nearfar.fleet.events import RequestAnswered, RequestFailed, RequestSent
+from nearfar.fleet.doomed import doomed, refusable
+from nearfar.fleet.events import NEVER, RequestAnswered, RequestFailed, RequestSent
+from nearfar.fleet.snapshot import Snapshot
 from nearfar.placement.decide import Decision, decide
+from nearfar.placement.hedging import hedge_at, second_of
 from nearfar.placement.policies.base import Policy
+from nearfar.placement.silence import alarm, given_up_code, tolerance
 from nearfar.simulate import baselines, happenings
 from nearfar.simulate.devices import LARGE
 from nearfar.simulate.foresight import foresee
-from nearfar.simulate.frames import Frame, Outcome, Stream
+from nearfar.simulate.frames import Copy, Frame, Outcome, Stream
 from nearfar.simulate.measures import Measures, Summary
 from nearfar.simulate.scenario import Scenario
 from nearfar.simulate.view import ANSWER, Gateway
 from nearfar.simulate.world import MODEL, Node, World
+from nearfar.types.ids import ServiceId
 from nearfar.types.request import Qos, Request, Stages
 from nearfar.types.units import Bytes, Milliseconds, Seconds
 
@@ -33,6 +38,9 @@ PATIENCE = 30.0
 """Seconds to wait for an answer without a deadline; as `client/client.py`."""
 START = 3.0
 """Seconds before the first frame, in which telemetry and pings come in."""
+MOST_ATTEMPTS = 8
+MOST_COPIES = 3
+"""Of a frame, under way at a time. Both as `client/client.py`."""
 PROVOKED_S = 3.0
 """A move so soon before a true change is known to all counts as provoked by it: gateways may notice it first."""
 
@@ -46,8 +54,8 @@ class Engine:
     """One run of one scenario under one policy."""
 
     def __init__(
-        self, scenario: Scenario, policy: Policy | baselines.Clairvoyant, seed: int | None = None,
-        watcher: Watcher | None = None,
+        self, scenario: Scenario, policy: Policy | baselines.Bound, seed: int | None = None,
+        watcher: Watcher | None = None, robust: bool = True,
     ) -> None:  # fmt: skip
         self.scenario = scenario
         self.policy = policy
@@ -61,7 +69,8 @@ class Engine:
         self._watcher = watcher
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
-        self._clairvoyant = isinstance(policy, baselines.Clairvoyant)
+        self._bound = isinstance(policy, baselines.Bound)
+        self._robust = not self._bound and robust
         self._enter()
         happenings.begin(self)
 
@@ -104,147 +113,276 @@ class Engine:
         if again < self.scenario.seconds:
             self.at(again, self._born, stream, number + 1)
         self.at(end, self._deadline, frame)
-        self._ask(frame)
-
-    def _ask(self, frame: Frame) -> None:
-        stream, now = frame.stream, self.now
-        gateway = stream.gateway
-        if self._clairvoyant:
-            node = foresee(self.world, frame, now)
+        if self._bound:
+            node = foresee(self.world, frame, now, self.policy.deaths)  # type: ignore[union-attr]
             if self._watcher is not None:
                 self._watcher(frame, node, None, now)
             if node is None:
-                self.measures.end(frame, Outcome.LOST, now, NoCandidate.code)
-                return
-        else:
-            deadline = Milliseconds((frame.end - now) * 1000) if stream.deadline else None
-            request = Request(
-                MODEL, gateway.name, Bytes(stream.size), Bytes(ANSWER), Qos(deadline), None, stream.incumbent,
-                frame.excluded,
-            )  # fmt: skip
-            decision = decide(gateway.snapshot(now), request, Seconds(now), gateway.rng, self.policy)  # type: ignore[arg-type]
-            node = self.world.by_service[decision.chosen] if decision.chosen is not None else None
-            if self._watcher is not None:
-                self._watcher(frame, node, decision, now)
-            if node is None:
-                self.measures.end(frame, Outcome.LOST, now, NoCandidate.code)
-                return
-        frame.attempt += 1
-        frame.waiting = True
-        frame.node = node
-        frame.sent = now
-        self.measures.attempts += 1
-        if not self._clairvoyant:
-            gateway.add(RequestSent(node.service, Seconds(now)))
-        self.at(now + gateway.up_s(node, now, frame.up, stream.size), self._arrived, frame, node, frame.attempt)
-
-    def _arrived(self, frame: Frame, node: Node, attempt: int) -> None:
-        if not node.up:
-            self.swallowed(frame, node)
+                self._end(frame, Outcome.LOST, NoCandidate.code)
+            else:
+                self._send(frame, node, NEVER, False)
             return
+        gateway = stream.gateway
+        gateway.hedges = gateway.hedges.earn()
+        self._ask(frame)
+
+    def _decide(self, frame: Frame, excluded: tuple[ServiceId, ...]) -> tuple[Snapshot, Decision]:
+        stream, now = frame.stream, self.now
+        gateway = stream.gateway
+        deadline = Milliseconds((frame.end - now) * 1000) if stream.deadline else None
+        request = Request(
+            MODEL, gateway.name, Bytes(stream.size), Bytes(ANSWER), Qos(deadline), None, stream.incumbent, excluded
+        )
+        snapshot = gateway.snapshot(now)
+        decision = decide(snapshot, request, Seconds(now), gateway.rng, self.policy)  # type: ignore[arg-type]
+        if self._watcher is not None:
+            node = self.world.by_service[decision.chosen] if decision.chosen is not None else None
+            self._watcher(frame, node, decision, now)
+        return snapshot, decision
+
+    def _ask(self, frame: Frame) -> None:
+        """Send it to whoever is best; when nobody may take it and no copy is under way, that is its end."""
+        snapshot, decision = self._decide(frame, frame.excluded)
+        if decision.chosen is None:
+            if not frame.open:
+                self._end(frame, Outcome.LOST, frame.code or NoCandidate.code)
+            return
+        self._launch(frame, snapshot, decision)
+
+    def _launch(self, frame: Frame, snapshot: Snapshot, decision: Decision) -> None:
+        stream, now = frame.stream, self.now
+        expected, service = decision.expected, decision.chosen
+        assert expected is not None and service is not None
+        gateway = stream.gateway
+        node = self.world.by_service[service]
+        due = now + expected.total / 1000
+        copy = self._send(frame, node, due, frame.copies > 0 or decision.aside)
+        if stream.deadline:
+            copy.budget_ms = expected.budget(Milliseconds((frame.end - now) * 1000))
+        gateway.add(RequestSent(service, Seconds(now), Seconds(due)))
+        if not self._robust:
+            return
+        if frame.copies == 1 and stream.deadline:
+            observed = snapshot.observed.get(service)
+            at = hedge_at(expected, observed, second_of(decision), Seconds(now), Seconds(frame.end))
+            if at is not None:
+                self.at(at, self._hedge, copy)
+        view = snapshot.services[service]
+        look = alarm(snapshot, view, Seconds(due)) or due
+        if look <= now:  # it is silent already, and was asked because nobody else is there
+            look = due + tolerance(view, snapshot.observed.get(service)) / 1000
+        if look < frame.end:
+            self.at(look, self._look, copy)
+
+    def _send(self, frame: Frame, node: Node, due: float, aside: bool) -> Copy:
+        copy = Copy(frame, node, self.now, due, aside)
+        frame.copies += 1
+        frame.open.append(copy)
+        if frame.copies > 1:  # another packet, another moment at the engine: luck of its own, the same for every policy
+            luck = random.Random(f"{self.seed} {frame.stream.id} {frame.number} {frame.copies}")  # noqa: S311
+            copy.z, copy.up, copy.down = luck.gauss(0.0, 1.0), luck.random(), luck.random()
+        self.measures.attempts += 1
+        self.at(self.now + frame.stream.gateway.up_s(node, self.now, copy.up, frame.stream.size), self._arrived, copy)
+        return copy
+
+    # -- second copies -------------------------------------------------------------------------------------------------
+
+    def _hedge(self, copy: Copy) -> None:
+        """The 95th percentile has passed: a second copy, if the budget has one and another can still be in time."""
+        frame = copy.frame
+        gateway = frame.stream.gateway
+        if frame.ended or frame.given_up or copy not in frame.open or not gateway.hedges.affords:
+            return
+        snapshot, decision = self._decide(frame, (*frame.excluded, *(c.node.service for c in frame.open)))
+        expected = decision.expected
+        if expected is None or self.now + expected.total / 1000 > frame.end:
+            return
+        gateway.hedges = gateway.hedges.spend()
+        self.measures.hedges += 1
+        self._launch(frame, snapshot, decision)
+
+    def _look(self, copy: Copy) -> None:
+        """Its answer is overdue: when the service has fallen silent, ask another as well."""
+        frame = copy.frame
+        if frame.ended or frame.given_up or copy not in frame.open or len(frame.open) >= MOST_COPIES:
+            return
+        gateway = frame.stream.gateway
+        snapshot = gateway.snapshot(self.now)
+        view = snapshot.services.get(copy.node.service)
+        if view is None:
+            return
+        at = alarm(snapshot, view)
+        if at is None:
+            return
+        if at > self.now:
+            self.at(at, self._look, copy)
+            return
+        self.measures.suspected += 1
+        if copy.node.up:
+            self.measures.suspected_wrongly += 1
+        snapshot, decision = self._decide(frame, (*frame.excluded, *(c.node.service for c in frame.open)))
+        if decision.chosen is not None and not decision.late:
+            self.measures.asked_again += 1
+            self._launch(frame, snapshot, decision)
+
+    # -- at the nodes --------------------------------------------------------------------------------------------------
+
+    def _arrived(self, copy: Copy) -> None:
+        node = copy.node
+        if not node.up:
+            self.swallowed(copy)
+            return
+        queued = len(node.queue)
         if node.leaving:  # its queryable is withdrawn: nobody is there to take it
-            self.refused(frame, node, attempt, Unreachable.code)
-        elif len(node.queue) >= node.queue_limit:
-            self.refused(frame, node, attempt, Overloaded.code)
-        else:
-            frame.received = self.now
-            node.queue.append(frame)
+            self.refused(copy, Unreachable.code)
+        elif queued >= node.queue_limit:
+            self.refused(copy, Overloaded.code)
+        elif copy.budget_ms and refusable(copy.budget_ms, node.recent_ms, queued, len(node.working), node.workers):
+            self.refused(copy, "doomed")
+        elif not self._left(copy):
+            copy.received = self.now
+            node.queue.append(copy)
             if len(node.working) < node.workers:
                 self._start(node)
             happenings.queue_changed(self, node)
 
+    def _left(self, copy: Copy) -> bool:
+        """Whether the node knows that nobody waits for it: the cancellation travels as long as a message."""
+        frame = copy.frame
+        return frame.ended and self.now >= frame.ended_at + frame.stream.gateway.delay_s(copy.node, self.now)
+
     def _start(self, node: Node) -> None:
         """Work on the next frame that somebody may still wait for."""
         while node.queue:
-            frame = node.queue.popleft()
-            if self.now >= frame.end:  # the worker sees that its budget is used up, or that its caller left
-                self.refused(frame, node, frame.attempt, DeadlineExceeded.code)
+            copy = node.queue.popleft()
+            now = self.now
+            if self._left(copy):
                 continue
-            frame.wait_ms = (self.now - frame.received) * 1000
-            frame.service_ms = node.service_ms(frame.z, frame.factor)
+            if now >= copy.frame.end:
+                self.refused(copy, DeadlineExceeded.code)
+                continue
+            copy.wait_ms = (now - copy.received) * 1000
+            others = copy.wait_ms > 0 or bool(node.queue)
+            if copy.budget_ms and doomed(copy.budget_ms - copy.wait_ms, node.recent_ms, others):
+                self.refused(copy, "doomed")
+                continue
+            copy.service_ms = node.service_ms(copy.z, copy.frame.factor)
             node.pieces += 1
-            node.working[node.pieces] = frame
-            self.at(self.now + frame.service_ms / 1000, self._finished, node, node.pieces)
+            node.working[node.pieces] = copy
+            self.at(now + copy.service_ms / 1000, self._finished, node, node.pieces)
             return
 
     def _finished(self, node: Node, piece: int) -> None:
-        frame = node.working.pop(piece, None)
-        if frame is None:
+        copy = node.working.pop(piece, None)
+        if copy is None:
             return  # it died meanwhile
-        node.note_answer(frame.service_ms)
-        gateway = frame.stream.gateway
-        self.at(
-            self.now + gateway.up_s(node, self.now, frame.down, ANSWER),
-            self._answered, frame, node, frame.attempt, len(node.queue),
-        )  # fmt: skip
+        node.note_answer(copy.service_ms)
+        back = copy.frame.stream.gateway.up_s(node, self.now, copy.down, ANSWER)
+        self.at(self.now + back, self._answered, copy, len(node.queue))
         self._start(node)
         happenings.queue_changed(self, node)
 
-    def _answered(self, frame: Frame, node: Node, attempt: int, queued: int) -> None:
-        now = self.now
+    # -- back at the gateway -------------------------------------------------------------------------------------------
+
+    def _answered(self, copy: Copy, queued: int) -> None:
+        now, frame = self.now, copy.frame
         if frame.ended:
             return
-        if frame.given_up or frame.attempt != attempt:
-            if frame.given_up and frame.attempt == attempt:
-                self.measures.end(frame, Outcome.LATE, now)
+        if frame.given_up:
+            self._end(frame, Outcome.LATE)
             return
-        frame.waiting = False
-        if not self._clairvoyant:
-            link = max(0.0, (now - frame.sent) * 1000 - frame.wait_ms - frame.service_ms)
-            stages = Stages(link, frame.wait_ms, 0.0, frame.service_ms, 0.0)
+        if copy not in frame.open:
+            return
+        frame.open.remove(copy)
+        if not self._bound:
+            service = copy.node.service
+            link = max(0.0, (now - copy.sent) * 1000 - copy.wait_ms - copy.service_ms)
+            stages = Stages(link, copy.wait_ms, 0.0, copy.service_ms, 0.0)
             moved = Bytes(frame.stream.size + ANSWER)
-            frame.stream.gateway.add(RequestAnswered(node.service, stages, Seconds(now), queued, moved))
-        self.measures.end(frame, Outcome.IN_TIME, now)
-        self._served(frame, node)
+            gateway = frame.stream.gateway
+            gateway.add(RequestAnswered(service, stages, Seconds(now), queued, moved, Seconds(copy.due)))
+            self._cancel_others(frame)
+        self._end(frame, Outcome.IN_TIME)
+        if not copy.aside:
+            self._served(frame, copy.node)
 
-    def refused(self, frame: Frame, node: Node, attempt: int, code: str) -> None:
+    def _cancel_others(self, frame: Frame) -> None:
+        """The first answer wins. What was owed by a silent service stays on its account."""
+        gateway, now = frame.stream.gateway, self.now
+        for copy in frame.open:
+            code = given_up_code(gateway.snapshot(now), copy.node.service, Seconds(now))
+            gateway.add(RequestFailed(copy.node.service, code, Seconds(now), None, Seconds(copy.due)))
+        frame.open.clear()
+
+    def refused(self, copy: Copy, code: str) -> None:
         """The node says no, or the network says that it is gone; the gateway learns of it one way later."""
-        delay = frame.stream.gateway.up_s(node, self.now, frame.down, 0)
-        self.at(self.now + delay, self.failed, frame, node, attempt, code)
+        delay = copy.frame.stream.gateway.up_s(copy.node, self.now, copy.down, 0)
+        self.at(self.now + delay, self.failed, copy, code, len(copy.node.queue))
 
-    def swallowed(self, frame: Frame, node: Node) -> None:
-        """The frame is with a node that is away. A crash resets connections and is noticed; a cut is silent."""
-        if node.outages[node.outage].kind != "cut":
-            self.refused(frame, node, frame.attempt, Unreachable.code)
-        elif frame.given_up:
-            if not frame.ended:
-                self.measures.end(frame, Outcome.LOST, self.now, "silent")
+    def swallowed(self, copy: Copy) -> None:
+        """The copy is with a node that is away. A crash resets connections and is noticed; a cut is silent."""
+        copy.swallowed = True
+        if copy.node.outages[copy.node.outage].kind != "cut":
+            self.refused(copy, Unreachable.code)
+        elif copy.frame.given_up:
+            self._gone(copy, "silent")
         else:
-            frame.gone = True
-            happenings.missing(self, frame, node)
+            happenings.missing(self, copy)
 
-    def failed(self, frame: Frame, node: Node, attempt: int, code: str) -> None:
-        """An attempt failed: ask another while time is left."""
-        if frame.ended or frame.attempt != attempt:
+    def failed(self, copy: Copy, code: str, queued: int | None = None) -> None:
+        """A copy failed: ask another while time is left."""
+        frame, now = copy.frame, self.now
+        if frame.ended:
             return
-        now = self.now
-        if frame.given_up or not frame.waiting:
-            self.measures.end(frame, Outcome.LOST, now, code)
+        if frame.given_up:
+            self._gone(copy, code)
             return
-        frame.waiting = False
-        frame.gone = False
-        if not self._clairvoyant:
-            waited = Milliseconds((now - frame.sent) * 1000)
-            frame.stream.gateway.add(RequestFailed(node.service, code, Seconds(now), waited))
-        if code == DeadlineExceeded.code or now >= frame.end:
-            self.measures.end(frame, Outcome.LOST, now, code)
+        if copy not in frame.open:
             return
-        frame.excluded = (*frame.excluded, node.service)
-        self._ask(frame)
+        frame.open.remove(copy)
+        if not self._bound:
+            waited = Milliseconds((now - copy.sent) * 1000)
+            frame.stream.gateway.add(
+                RequestFailed(copy.node.service, code, Seconds(now), waited, Seconds(copy.due), queued)
+            )
+        frame.code = code
+        if code == DeadlineExceeded.code or now >= frame.end or self._bound:
+            self._end(frame, Outcome.LOST, code)
+            return
+        frame.excluded = (*frame.excluded, copy.node.service)
+        if frame.copies < MOST_ATTEMPTS:
+            self._ask(frame)
+        elif not frame.open:
+            self._end(frame, Outcome.LOST, code)
 
     def _deadline(self, frame: Frame) -> None:
-        """Nobody waits any longer; the frame itself ends when its answer comes, or when it is dropped."""
-        if frame.ended or not frame.waiting:
+        """Nobody waits any longer; the frame itself ends when its answer comes, or when its copies are dropped."""
+        if frame.ended or not frame.open:
             return
-        frame.waiting = False
         frame.given_up = True
-        node = frame.node
-        if node is not None and not self._clairvoyant:
-            waited = Milliseconds((self.now - frame.sent) * 1000)
-            code = DeadlineExceeded.code
-            frame.stream.gateway.add(RequestFailed(node.service, code, Seconds(self.now), waited))
-        if frame.gone:
-            self.measures.end(frame, Outcome.LOST, self.now, "silent")
+        gone = []
+        for copy in frame.open:
+            if not self._bound:
+                waited = Milliseconds((self.now - copy.sent) * 1000)
+                gateway = frame.stream.gateway
+                code = DeadlineExceeded.code
+                gateway.add(RequestFailed(copy.node.service, code, Seconds(self.now), waited, Seconds(copy.due)))
+            if copy.swallowed:
+                gone.append(copy)
+        for copy in gone:
+            self._gone(copy, "silent")
+
+    def _gone(self, copy: Copy, code: str) -> None:
+        """A copy of a frame that was given up will not come late either; the last of them is the frame's end."""
+        frame = copy.frame
+        if copy in frame.open:
+            frame.open.remove(copy)
+        if not frame.open and not frame.ended:
+            self._end(frame, Outcome.LOST, code)
+
+    def _end(self, frame: Frame, outcome: Outcome, code: str = "") -> None:
+        self.measures.end(frame, outcome, self.now, code)
+        frame.ended_at = self.now
 
     def _served(self, frame: Frame, node: Node) -> None:
         """Who serves the stream now, and whether that is a move or a flap."""

@@ -10,6 +10,7 @@ from nearfar.fleet.events import Event, LinkMeasured
 from nearfar.fleet.links import LinkEstimator
 from nearfar.fleet.reduce import fold, prune
 from nearfar.fleet.snapshot import Snapshot
+from nearfar.placement.hedging import Budget
 from nearfar.simulate.links import Link
 from nearfar.simulate.world import Node
 from nearfar.types.ids import NodeId
@@ -37,6 +38,7 @@ class Gateway:
         self.rate = 1.0
         self.changed_at = -1e9
         self.rng = random.Random(f"{seed} {name}")  # noqa: S311 - a simulation
+        self.hedges = Budget()
         self.luck = random.Random(f"{seed} pings {name}")  # noqa: S311
         self._snapshot = Snapshot(name)
         self._incoming: list[tuple[float, int, Event]] = []

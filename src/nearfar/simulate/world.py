@@ -20,7 +20,7 @@ from nearfar.types.telemetry import DeviceInfo, NodeReport, ServiceReport, Servi
 from nearfar.types.units import Bytes, Ratio
 
 if TYPE_CHECKING:
-    from nearfar.simulate.frames import Frame
+    from nearfar.simulate.frames import Copy
 
 MODEL = ModelName("ssd")
 MEMORY = Bytes(4 << 30)
@@ -90,9 +90,9 @@ class Node:
         self.heat = Heat(device, group.ambient_c)
         self.interference = 1.0
         self.slow = group.slowdown
-        self.queue: deque[Frame] = deque()
-        self.working: dict[int, Frame] = {}
-        """Frames that are worked on, by the number of their attempt at this node."""
+        self.queue: deque[Copy] = deque()
+        self.working: dict[int, Copy] = {}
+        """Copies of frames that are worked on, numbered."""
         self.up = True
         self.leaving = False
         self.instance = 0

@@ -137,6 +137,8 @@ class Answer(msgspec.Struct, frozen=True):
     stages: Stages
     attempts: tuple[str, ...] = ()
     """Failed attempts before this answer, each as `service: reason`."""
+    aside: bool = False
+    """Served for this request alone (a hedge, a retry, a queue that was too long): its stream stays where it is."""
 
     def array(self, name: str) -> NDArray[Any]:
         """The output of that name as an array; raises `KeyError` with the names there are."""

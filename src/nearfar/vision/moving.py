@@ -122,13 +122,14 @@ class Mover:
         concerned = (self.state.owner, self.state.target)
         refused = {ServiceId(r.subject): r.reason for r in decision.refusals if r.subject in concerned}
         promised = best.expected.total if best is not None and best.expected is not None else Milliseconds(0.0)
-        due = FrameDue(frame, decision.chosen, promised, decision.reason, refused, self.forecast is not None)
+        due = FrameDue(frame, decision.chosen, promised, decision.reason, refused, self.forecast is not None,
+                       decision.aside)  # fmt: skip
         copy: ServiceId | None = None
         for action in self._step(due):
             if isinstance(action, Warm | Shadow):
                 copy = action.target
                 self._wanted[frame] = copy
-        pin = self._pin = pinned(self.state, decision.chosen)
+        pin = self._pin = None if decision.aside else pinned(self.state, decision.chosen)
         if pin is not None and (listeners := getattr(self._seer, "listeners", None)):
             # What is asked next is pinned: this is the decision with everybody's figures.
             listeners.decided(request, decision, self._chooser.snapshot(), Seconds(self._clock()))
@@ -179,6 +180,8 @@ class Mover:
         if answer is not None:
             by = answer.served_by
             failed = (*failed, *(ServiceId(told.partition(": ")[0]) for told in answer.attempts))
+            if answer.aside and self._chooser is not None and self.state.owner is not None:
+                by, failed = None, ()  # of this frame alone: the stream stays, and the next decision may move it
         self._step(FrameEnded(frame, by, failed, self._chooser is not None))
 
     async def _copy(self, target: ServiceId, own: asyncio.Future[Answer | None], image: Image, qos: Qos) -> None:

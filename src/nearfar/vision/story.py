@@ -65,7 +65,8 @@ class Story:
             self._changed = promise.changed
             for frame, _, change in list(promise.changes)[-new:]:
                 trail.degraded(change.step.words, change.because, frame, restored=not change.down)
-        trail.outcome(result.outcome.value, result.served_by, result.index)
+        by_the_way = result.answer is not None and result.answer.aside  # of this frame alone: the stream has not moved
+        trail.outcome(result.outcome.value, None if by_the_way else result.served_by, result.index)
 
     def _tell_hosts(self) -> None:
         hosts = self._watch.summary.hosts

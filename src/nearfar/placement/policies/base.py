@@ -29,6 +29,8 @@ class Ranked(msgspec.Struct, frozen=True, gc=False):
     note: str = ""
     degraded: bool = False
     """Weak (`fleet/health.py`): comes after those that are not and keep the deadline."""
+    aside: bool = False
+    """Chosen for this request alone: the stream stays with its incumbent, whose queue is too long just now."""
 
     @property
     def why(self) -> str:

@@ -10,6 +10,8 @@ import math
 import random
 from collections.abc import Sequence
 
+import msgspec
+
 from nearfar.errors import SettingsError
 from nearfar.fleet.health import degraded
 from nearfar.fleet.snapshot import ServiceView, Snapshot
@@ -42,19 +44,21 @@ class Predictive:
         sample: int = 12,
         tie: float = 0.01,
         settled: float = 0.8,
+        roomy: float = 0.4,
     ) -> None:
-        shares = 0 <= hysteresis < 1 and 0 <= tie < 1 and 0 <= settled <= 1
+        shares = 0 <= hysteresis < 1 and 0 <= tie < 1 and 0 <= settled <= 1 and 0 <= roomy <= 1
         if not (shares and 0 <= least_gain < math.inf and sample >= 2):
             raise SettingsError(
                 f"hysteresis={hysteresis}, least_gain={least_gain}, sample={sample}, tie={tie}, "
-                f"settled={settled} are not usable.",
-                "hysteresis, tie and settled lie in 0 to 1, least_gain is at least 0 ms, sample at least 2.",
+                f"settled={settled}, roomy={roomy} are not usable.",
+                "hysteresis, tie, settled and roomy lie in 0 to 1, least_gain is at least 0 ms, sample at least 2.",
             )
         self.hysteresis = hysteresis
         self.least_gain = least_gain
         self.sample: int | None = sample
         self.tie = tie
         self.settled = settled
+        self.roomy = roomy
 
     def rank(
         self,
@@ -80,13 +84,15 @@ class Predictive:
             return ranked
         ranked.sort(key=_order)
         best = ranked[0]
+        aside = False
         if incumbent is not None:
             for place, entry in enumerate(ranked):
                 if entry.service == incumbent:
-                    if place and self._stays(entry, best, deadline, forecast is not None):
+                    verdict = "stay" if place == 0 else self._verdict(entry, best, deadline, forecast is not None)
+                    if verdict == "stay":
                         ranked.insert(0, ranked.pop(place))
-                    if place == 0 or ranked[0] is entry:
                         return ranked
+                    aside = verdict == "aside"
                     break
         near = best.cost * (1 + self.tie)
         ties = 1
@@ -94,20 +100,39 @@ class Predictive:
             ties += 1
         if ties > 1:
             ranked.insert(0, ranked.pop(int(rng.random() * ties)))
+        if aside:
+            ranked[0] = msgspec.structs.replace(ranked[0], aside=True)
         return ranked
 
-    def _stays(self, incumbent: Ranked, best: Ranked, deadline: Milliseconds | None, threatened: bool) -> bool:
-        # `best` is late only when all are, as those that keep the deadline come first.
-        if not best.late and (incumbent.late or (incumbent.degraded and not best.degraded)):
-            return False
+    def _verdict(self, incumbent: Ranked, best: Ranked, deadline: Milliseconds | None, threatened: bool) -> str:
+        """`stay`, `aside` (this request goes to the best one, the stream stays) or `move`.
+
+        A queue is gone some frames later, and with it the reason for a move; a slow machine or link stays slow. So a
+        stream moves only when its incumbent would not do even without its queue. `best` is late only when all are.
+        """
         if threatened and not best.late:
-            return not incumbent.cost - best.cost > self.least_gain
+            # The stream's monitor sees its promise in danger here: nothing holds it to a worse place.
+            return "move" if incumbent.late or incumbent.cost - best.cost > self.least_gain else "stay"
+        if incumbent.degraded and not best.degraded and not best.late:
+            return "move"
         expected = incumbent.expected
-        settled = None if deadline is None or threatened else Milliseconds(self.settled * deadline)
-        if settled is not None and expected is not None and expected.keeps(settled):
-            # The promise is kept with room to spare: a queue that is longer for one frame must not move a stream.
-            return True
-        return not incumbent.cost - best.cost > max(self.hysteresis * incumbent.cost, self.least_gain)
+        gain = incumbent.cost - best.cost
+        clear = gain > max(self.hysteresis * incumbent.cost, self.least_gain)
+        if deadline is None or expected is None:
+            return "move" if clear else "stay"
+        whole = expected.total + expected.margin
+        idle = whole - expected.wait
+        queue_only = idle <= self.settled * deadline
+        if incumbent.late and not best.late:
+            return "aside" if queue_only else "move"
+        if not clear or whole <= self.roomy * deadline:
+            return "stay"
+        if not queue_only:
+            return "move"
+        gain -= expected.wait
+        slower = gain > max(self.hysteresis * (incumbent.cost - expected.wait), self.least_gain)
+        # Slower, but it keeps the promise with room to spare: no reason to carry a stream's state elsewhere.
+        return "stay" if slower and whole <= self.settled * deadline else "aside"
 
 
 def _foreseen(
