@@ -33,7 +33,7 @@ bench: $(VENV)/.ready-all  ## Run the benchmarks one after the other; the last l
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || exit 1; done
 
 docs: $(VENV)/.ready-all  ## Make the reference pages that are generated.
-	$(PY) -m nearfar.settings > docs/reference-settings.md
+	$(PY) docs/generate_settings.py > docs/reference-settings.md
 	$(PY) docs/generate_cli.py > docs/reference-cli.md
 
 clean:  ## Remove what was installed and made here, but no state of a node.

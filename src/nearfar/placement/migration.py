@@ -99,7 +99,7 @@ class FrameDue(msgspec.Struct, frozen=True):
     urgent: bool = False
     """The promise is threatened: go at once over to the best other one, which `best` then names."""
     aside: bool = False
-    """`best` shall have this frame alone (`Decision.aside`): the stream stays unless that goes on for `ASIDES` frames."""
+    """`best` shall have this frame alone (`Decision.aside`): it moves the stream only when that goes on (`ASIDES`)."""
 
 
 class FrameEnded(msgspec.Struct, frozen=True):
