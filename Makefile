@@ -9,10 +9,10 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 # The build tools are pinned too, so the build is not isolated: isolation would fetch the newest ones.
 INSTALL := $(PIP) install -c constraints.txt --no-build-isolation
-BENCHMARKS := startup decide stream gateway tracking
+BENCHMARKS := startup decide stream gateway tracking selftest failover move live
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test lint bench soak docs clean
 
 help:  ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ lint: $(VENV)/.ready-all  ## Check style, types, and that rooms import only from
 
 bench: $(VENV)/.ready-all  ## Run the benchmarks one after the other; the last line of each is one JSON object.
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || exit 1; done
+
+soak: $(VENV)/.ready-all  ## Two minutes of faults on a real fleet (ARGS="--seconds 3600" for an hour).
+	$(PY) -m benchmarks.soak $(ARGS)
 
 docs: $(VENV)/.ready-all  ## Make the reference pages that are generated.
 	$(PY) docs/generate_settings.py > docs/reference-settings.md
