@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from mlserver import MLModel
@@ -27,6 +28,7 @@ class Direct(MLModel):  # type: ignore[misc]
 
             self._run = run
         else:
+            os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
             import onnxruntime
 
             options = onnxruntime.SessionOptions()

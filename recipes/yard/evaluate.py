@@ -14,6 +14,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -49,6 +50,7 @@ Detections = tuple[Floats, Floats, NDArray[np.int64]]  # boxes [n, 4] pixels, sc
 
 def onnx_runner(path: Path, threads: int = 1) -> Callable[[Image], Raw]:
     """RGB uint8 [h, w, 3] -> raw outputs, through ONNX Runtime."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, which would report home
     import onnxruntime as ort
 
     options = ort.SessionOptions()

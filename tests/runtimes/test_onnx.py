@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,3 +145,23 @@ def test_messages_are_free_of_the_engines_noise(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError) as caught:
         ours.OnnxRuntime().load(path)
     assert not re.search(r"ONNXRuntimeError|onnxruntime_src|\.cc:", str(caught.value))
+
+
+def test_the_engine_reports_to_nobody(tmp_path: Path) -> None:
+    """The wheel has a telemetry client of its own; where it runs it leaves a session file and an id of the device."""
+    home, folder = tmp_path / "home", tmp_path / "tmp"
+    home.mkdir()
+    folder.mkdir()
+    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY" and name[:4] != "XDG_"}
+    code = (
+        "import sys, pathlib; from nearfar.runtimes.registry import runtime;"
+        "from nearfar.runtimes.base import LoadOptions;"
+        "runtime('onnx').load(pathlib.Path(sys.argv[1]), LoadOptions()).close()"
+    )
+    model = Path(ours.__file__).parents[1] / "models" / "embedded" / "yard" / "yard-int8.onnx"
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(model)], env={**env, "HOME": str(home), "TMPDIR": str(folder)}, check=False
+    )
+    assert run.returncode == 0
+    left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == [], "onnxruntime's telemetry ran: runtimes/engine.py must switch it off before the import"

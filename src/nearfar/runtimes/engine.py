@@ -12,6 +12,9 @@ from nearfar.errors import RuntimeUnavailable
 _ENVIRONMENT = {
     # Idle worker threads that spin starve everything else on a busy host.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # Since 1.31 onnxruntime's wheel for Linux reports to its maker from its import on: an id of the device and what is
+    # loaded. Nothing of a node may leave the fleet.
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 
 

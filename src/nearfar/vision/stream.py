@@ -337,7 +337,7 @@ class Watch:
             error = found
         except TimeoutError:
             error = DeadlineExceeded(
-                f"No answer in {self._patience:.0f} s.", "See who serves the model with: nearfar status"
+                f"No answer in {self._patience:.0f} s.", "See who serves the model with: nearfar services"
             )
         except Exception as found:  # a defect of the client must not end the stream unexplained
             error = NearfarError(f"{type(found).__name__}: {found}")
