@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.placement.migration import (
+    DOUBTS,
     DUAL_FRAMES,
     LONGEST,
     LONGEST_PAUSE,
@@ -145,11 +146,17 @@ def test_a_target_that_is_slower_than_promised_is_given_up() -> None:
 
 
 def test_a_decision_that_turns_back_ends_the_move_and_one_that_wavers_is_damped() -> None:
-    state, actions = play(begun(), FrameDue(6, A))
+    doubted = [FrameDue(6 + n, A) for n in range(DOUBTS)]
+    state, actions = play(begun(), *doubted[:-1])
+    assert actions == [] and state.phase is not Phase.STEADY, "estimates that cross once turn no move round"
+    assert play(state, FrameDue(50, B), *(FrameDue(51 + n, A) for n in range(DOUBTS - 1)))[0].phase is not Phase.STEADY
+    late = [FrameDue(6 + n, A, late=True) for n in range(DOUBTS + 1)]
+    assert play(begun(), *late)[0].phase is not Phase.STEADY, "where everybody is late, it is no reason to stay"
+    state, actions = play(begun(), *doubted)
     assert isinstance(actions[0], Abort) and "best one again" in actions[0].reason and state.pauses[B].failures == 0
-    assert play(state, FrameDue(7, B), at=0.5)[1] == []
-    assert play(state, FrameDue(7, B), at=1.5)[1] == [Warm(B)]
-    assert play(state, FrameDue(7, B, urgent=True), at=0.5)[1] == [Warm(B)], "not when the promise is threatened"
+    assert play(state, FrameDue(17, B), at=0.5)[1] == []
+    assert play(state, FrameDue(17, B), at=1.5)[1] == [Warm(B)]
+    assert play(state, FrameDue(17, B, urgent=True), at=0.5)[1] == [Warm(B)], "not when the promise is threatened"
 
 
 def test_a_target_that_may_not_be_asked_or_takes_too_long_is_given_up() -> None:

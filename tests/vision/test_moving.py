@@ -236,7 +236,7 @@ def test_in_danger_the_decision_hears_the_forecast_and_one_good_copy_is_enough()
 
     fleet = Watching(lambda n: A if n < 3 else B, plain)
     watcher = Watch(ScriptedSource(12), fleet, MODEL, in_flight=1, stream=StreamId("s"))
-    watcher.promise.forecast = lambda spent_ms=0.0: Milliseconds(900.0)  # type: ignore[method-assign]
+    watcher.promise.forecast = lambda owner=None, spent_ms=0.0: Milliseconds(900.0)  # type: ignore[method-assign]
     summary = run(watcher)
     assert set(seen) == {900.0} and fleet.copies() == [B, B], "one to warm it, one to compare"
     assert summary.moved == 1

@@ -13,14 +13,13 @@ import pytest
 
 from nearfar.client.client import Client
 from nearfar.client.connect import connect
-from nearfar.client.listening import Choices
 from nearfar.errors import NoCandidate
 from nearfar.models.images import pixels_of
 from nearfar.placement.qos import Level
 from nearfar.settings import load
 from nearfar.types.ids import ModelName
 from nearfar.types.image import Image
-from nearfar.types.request import Degrade, Qos, Request
+from nearfar.types.request import Degrade, Qos
 from nearfar.types.units import Milliseconds
 from nearfar.vision.results import FrameResult, Outcome, Summary
 from nearfar.vision.stream import Watch
@@ -73,26 +72,16 @@ def test_a_stream_leaves_a_node_that_gets_slower_before_the_promise_breaks(lab: 
     deadline = Milliseconds(400.0)
     a = lab.node("a", [detector(lab.folder, "det", "fast", delay_ms=150.0, delay_step_ms=2.5)])
     b = lab.node("b", [detector(lab.folder, "det", "steady", delay_ms=320.0)], join=[a])
-    foreseen: list[tuple[float, Level]] = []
-
-    def prepare(client: Client) -> None:
-        def on_decision(request: Request, decision: Any) -> None:
-            if decision.chosen == "b/det" and request.incumbent == "a/det" and request.forecast is not None:
-                foreseen.append((request.forecast, Level.THREATENED))
-
-        client.listeners.add(Choices(on_decision))
-
     qos = Qos(deadline)
     _, summary, results = asyncio.run(
-        watched(lab, [a, b], "det", qos, 20.0, lambda w: w.incumbent == "b/det" and w.summary.moved, prepare)
+        watched(lab, [a, b], "det", qos, 20.0, lambda w: w.incumbent == "b/det" and w.summary.moved)
     )
     assert summary.moves[0].source == "a/det" and summary.moves[0].target == "b/det"
-    assert foreseen, "the stream moved, but not because its monitor saw trouble coming"
     before = [r for r in results if r.served_by == "a/det"]
     late = sum(r.outcome is Outcome.LATE for r in before)
     assert late <= (1 - qos.percentile / 100) * 30 * len(before) / max(1.0, summary.wall_s)
     told = summary.to_dict()["promise"]
-    assert told["entered"]["threatened"] == 1 and told["entered"]["broken"] == 0
+    assert told["entered"]["broken"] == 0, "whoever saw it first, the decision's margin or the monitor's forecast"
     assert told["deadline_ms"] == deadline
 
 

@@ -33,6 +33,9 @@ SETTLING = Seconds(1.0)
 """Before a target is tried again that was fine, but not wanted any more: bounds the copies of a wavering decision."""
 ASIDES = 10
 """Frames in a row that are sent elsewhere because of a queue at the owner: then it is no queue of a moment any more."""
+DOUBTS = 5
+"""Frames in a row for which the owner is the best again, and in time, before a move under way is given up: estimates of
+two services that are nearly alike cross at every other frame, and a move that turns round each time never arrives."""
 STRAYS = 3
 """Answers in a row of one other service, without a failure, after which the stream is where it is answered."""
 MOST_PAUSES = 16
@@ -72,6 +75,8 @@ class Moving(msgspec.Struct, frozen=True):
     """Who else answered lately without being asked to, and how often in a row."""
     asides: int = 0
     """Frames in a row that were sent elsewhere by the way, since the owner's queue was long."""
+    doubts: int = 0
+    """Frames in a row for which the owner was the best again, and in time, since the move was begun."""
     last: int = -1
     """The last frame that was due."""
     moved_at: int = -1
@@ -98,6 +103,8 @@ class FrameDue(msgspec.Struct, frozen=True):
     """Services that may not be asked now, with the reason; only those of the owner and of a target are looked at."""
     urgent: bool = False
     """The promise is threatened: go at once over to the best other one, which `best` then names."""
+    late: bool = False
+    """Even `best` is expected to be late: no reason to stay with an owner that was to be left."""
     aside: bool = False
     """`best` shall have this frame alone (`Decision.aside`): it moves the stream only when that goes on (`ASIDES`)."""
 
@@ -210,13 +217,16 @@ def _due(state: Moving, event: FrameDue, now: Seconds) -> tuple[Moving, tuple[Ac
     assert target is not None
     if (why := event.refused.get(target)) is not None:
         return _abort(state, f"it may not be asked any more: {why}", now, failed=True)
-    if best == owner:
+    doubts = state.doubts + 1 if best == owner and not event.late else 0
+    if doubts != state.doubts:
+        state = msgspec.structs.replace(state, doubts=doubts)
+    if doubts >= DOUBTS:
         return _abort(state, "the present service is the best one again", now, failed=False)
     if now - state.since > LONGEST:
         return _abort(state, f"it was not ready after {LONGEST:.0f} s", now, failed=True)
     if best is None:
         return state, ()
-    if state.phase is Phase.DUAL and state.wanted <= 0:
+    if state.phase is Phase.DUAL and state.wanted <= 0 and not doubts:
         return _switch(state, target, event.frame, True, state.reason)
     if event.urgent and state.wanted > 1:
         state = msgspec.structs.replace(state, wanted=1)
@@ -303,5 +313,13 @@ def _abort(state: Moving, reason: str, now: Seconds, *, failed: bool) -> tuple[M
 
 def _steady(state: Moving) -> Moving:
     return msgspec.structs.replace(
-        state, phase=Phase.STEADY, target=None, reason="", promised=Milliseconds(0.0), wanted=DUAL_FRAMES, out=0, slow=0
+        state,
+        phase=Phase.STEADY,
+        target=None,
+        reason="",
+        promised=Milliseconds(0.0),
+        wanted=DUAL_FRAMES,
+        out=0,
+        slow=0,
+        doubts=0,
     )

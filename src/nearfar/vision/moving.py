@@ -112,18 +112,19 @@ class Mover:
             self.state = Moving(last=self.state.last, moved_at=self.state.moved_at)
         self.model, self.qos = model, qos
 
-    def due(self, frame: int, raw_bytes: int) -> Assigned:
-        """Frame `frame` is about to be sent. Call in the order of frames, and `ended` once for each."""
+    def due(self, frame: int, raw_bytes: int, spent_ms: float = 0.0) -> Assigned:
+        """Frame `frame` is about to be sent, `spent_ms` of its deadline are gone. Call in the order of frames, and
+        `ended` once for each."""
         if self._chooser is None:
             self._step(FrameDue(frame, None))
             return Assigned(None, None, self.state.owner)
-        decision, request = self._decide(self._chooser, frame, self._size or raw_bytes)
+        decision, request = self._decide(self._chooser, frame, self._size or raw_bytes, spent_ms)
         best = decision.ranking[0] if decision.ranking else None
         concerned = (self.state.owner, self.state.target)
         refused = {ServiceId(r.subject): r.reason for r in decision.refusals if r.subject in concerned}
         promised = best.expected.total if best is not None and best.expected is not None else Milliseconds(0.0)
         due = FrameDue(frame, decision.chosen, promised, decision.reason, refused, self.forecast is not None,
-                       decision.aside)  # fmt: skip
+                       decision.late, decision.aside)  # fmt: skip
         copy: ServiceId | None = None
         for action in self._step(due):
             if isinstance(action, Warm | Shadow):
@@ -144,12 +145,15 @@ class Mover:
             return assigned.owner
         return assigned.pin
 
-    def _decide(self, chooser: Chooser, frame: int, size: int) -> tuple[Decision, Request]:
+    def _decide(self, chooser: Chooser, frame: int, size: int, spent_ms: float) -> tuple[Decision, Request]:
+        qos = self.qos
+        if qos.deadline is not None and spent_ms > 0:  # as the frame itself will be decided, or both would not agree
+            qos = msgspec.structs.replace(qos, deadline=Milliseconds(max(1.0, qos.deadline - spent_ms)))
         request = Request(
             self.model,
             chooser.me,
             Bytes(size),
-            qos=self.qos,
+            qos=qos,
             stream=self._stream,
             incumbent=self.state.owner,
             frame=frame,

@@ -90,18 +90,26 @@ class Keeper:
         every = self._effect.every
         return DEGRADED.format(every=every) if frame.index % every else ""
 
-    def plan(self, qos: Qos, spent_ms: float) -> Plan:
-        """How to ask for the next frame; `qos` is what is left of the stream's after `spent_ms` since the frame."""
+    def plan(self, qos: Qos, spent_ms: float, owner: ServiceId | None = None) -> Plan:
+        """How to ask for the next frame; `qos` is what is left of the stream's after `spent_ms` since the frame.
+
+        `owner`: whose frame it is; None for the incumbent.
+        """
         if self.promise is None:
             return Plan(self._model, qos, 1.0, {})
-        effect, forecast = self._effect, self.forecast(spent_ms)
+        effect, forecast = self._effect, self.forecast(owner, spent_ms)
         qos = msgspec.structs.replace(qos, degrade=effect.degrade)
         more = {} if forecast is None else {"forecast": forecast}
         return Plan(effect.model or self._model, qos, effect.scale, more)
 
-    def forecast(self, spent_ms: float = 0.0) -> Milliseconds | None:
-        """What is to be expected of the incumbent from `spent_ms` after a frame on; None while the promise is kept."""
+    def forecast(self, owner: ServiceId | None = None, spent_ms: float = 0.0) -> Milliseconds | None:
+        """What is to be expected of the incumbent from `spent_ms` after a frame on; None while the promise is kept.
+
+        None also for another `owner` than the one whose answers were watched: its trouble is not that of the next one.
+        """
         found = self.found
+        if owner is not None and owner != self.incumbent:
+            return None
         if found is None or found.level is Level.KEPT:
             return None
         # A broken promise without a forecast was broken by answers: what they took is what is to be expected.
@@ -128,8 +136,8 @@ class Keeper:
         now = self._now()
         if result.answer is not None:
             server = result.answer.served_by
-            if result.index > self._frame:
-                self._frame = result.index
+            if result.index > self._frame and (self.incumbent is None or not result.answer.aside):
+                self._frame = result.index  # what was answered by the way is not the incumbent's
                 if self.incumbent is not None and server != self.incumbent:
                     self.monitor.restart(now)
                 self.incumbent = server

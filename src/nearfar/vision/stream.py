@@ -274,8 +274,9 @@ class Watch:
                 continue
             self._busy += 1
             self.mover.ask_for(*self.promise.asks())
-            self.mover.forecast = self.promise.forecast()
-            assigned = self.mover.due(frame.index, frame.image.nbytes)
+            self.mover.forecast = self.promise.forecast(self.mover.owner)
+            spent_ms = (time.monotonic() - frame.at) * 1e3 if self._source.live else 0.0
+            assigned = self.mover.due(frame.index, frame.image.nbytes, spent_ms)
             task = asyncio.create_task(self._see(frame, assigned))
             self._requests.add(task)
             task.add_done_callback(partial(self._settle, frame))
@@ -325,7 +326,7 @@ class Watch:
         kind: ImageKind | None = None
         try:
             async with asyncio.timeout(self._patience):
-                plan = self.promise.plan(qos, (taken - since) * 1e3)
+                plan = self.promise.plan(qos, (taken - since) * 1e3, assigned.owner)
                 rtt_ms, bandwidth = self._seer.link_to(plan.model, assigned.owner or self.incumbent)
                 fitted, shrink_ms = await plan.fit(frame)
                 image, encode_ms = await self.encoder.prepare(fitted, rtt_ms, bandwidth)
