@@ -179,6 +179,11 @@ class Monitor:
         own = (max(0.0, total_ms - stages.total), *(max(0.0, getattr(stages, name)) for name in STAGE_NAMES))
         self._take(max(0.0, total_ms), own, at)
 
+    def took(self, total_ms: float, at: Seconds) -> None:
+        """An answer of another service than the stream's came, for this frame alone: only its time is of the stream."""
+        self._put(Sample(at, max(0.0, total_ms), (), 0.0))
+        self._drop(at)
+
     def missed(self, at: Seconds) -> None:
         """A frame was sent, or should have been, and no answer came."""
         self._take(math.inf, (), at)
