@@ -10,15 +10,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 
+from nearfar.cli.story import lines
+from nearfar.cli.watch import tell
 from nearfar.client import trailfile
 from nearfar.client.trail import Trail
 from nearfar.placement.decide import Decision
+from nearfar.placement.policies.base import Ranked
 from nearfar.placement.trail import AnyEntry, Decided, Degraded, Ended, HandedOver, Level, Moved, Started, Warned
 from nearfar.types.ids import ServiceId, StreamId
 from nearfar.types.image import Image
 from nearfar.types.request import Degrade, Qos, Request
-from nearfar.types.units import Milliseconds
+from nearfar.types.units import Milliseconds, Seconds
 from nearfar.vision.notes import Notes
 from nearfar.vision.results import FrameResult, HandOver, Kind, Move, Summary
 from nearfar.vision.story import Story
@@ -231,3 +235,48 @@ def test_notes_tell_only_what_is_chosen_for_the_stream() -> None:
     hear(B)
     hear(C, incumbent=C)  # the move there was told
     assert told == [f"{A} it is", f"{B} it is"]
+
+
+def test_a_frame_that_goes_elsewhere_alone_is_told_as_such() -> None:
+    """A long queue at the incumbent: the decision says aside, the trail too, and no fold mixes the two."""
+    fleet = Fleet(lambda n: A, plain)
+    decide = fleet.decide
+
+    def aside(request: Request) -> Decision:
+        made = decide(request)
+        if request.frame is not None and request.frame % 5 == 4:
+            made = msgspec.structs.replace(made, chosen=B, aside=True)
+        fleet.listeners.decided(request, made, fleet.snapshot(), Seconds(0.0))  # as the client tells it
+        return made
+
+    fleet.decide = aside  # type: ignore[method-assign]
+    told = watched(fleet, 20, in_flight=1)
+    told.check_moves()
+    assert told.summary.moved == 0
+    alone = [frame for e in told.of(Decided) if e.aside for run in e.frames for frame in run]
+    assert alone == [4, 9, 14, 19]
+    assert "]aside[/]" in next(iter(lines(next(e for e in told.of(Decided) if e.aside))))
+
+
+def test_a_planned_move_says_what_the_service_before_was_expected_to_take() -> None:
+    fleet = Fleet(lambda n: A if n < 5 else B, plain)
+    decide = fleet.decide
+
+    def both(request: Request) -> Decision:
+        made = decide(request)
+        return msgspec.structs.replace(made, ranking=(*made.ranking, Ranked(A, 50.0, note="waits for 200 ms")))
+
+    fleet.decide = both  # type: ignore[method-assign]
+    told = watched(fleet, 20, in_flight=1)
+    (move,) = told.of(Moved)
+    assert move.reason == f"{B} is best {A}: waits for 200 ms."
+
+
+def test_a_summary_hints_only_at_a_trail_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = Summary()
+    summary.stream = "gate"
+    summary.stop("the file ended")
+    tell(summary)
+    assert "nearfar explain gate" in capsys.readouterr().out
+    tell(summary, trailed=False)
+    assert "nearfar explain" not in capsys.readouterr().out

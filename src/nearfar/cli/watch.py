@@ -107,7 +107,7 @@ def watch(
     if json:
         print_json(summary.to_dict())
     else:
-        tell(summary)
+        tell(summary, trailed=not no_trail)
     raise typer.Exit(summary.exit_code)
 
 
@@ -309,8 +309,11 @@ def times(count: int) -> str:
     return {0: "never", 1: "once"}.get(count, f"{count} times")
 
 
-def tell(summary: Summary) -> None:
-    """The end of a stream for a person: what became of every frame, where the time went, who served."""
+def tell(summary: Summary, *, trailed: bool = True) -> None:
+    """The end of a stream for a person: what became of every frame, where the time went, who served.
+
+    `trailed`: `nearfar explain` knows of it.
+    """
     from rich import box
     from rich.table import Table
 
@@ -347,7 +350,7 @@ def tell(summary: Summary) -> None:
         for stage, quantiles in told["stages_ms"].items():
             table.add_row(stage, *(f"{quantiles[q]:.1f}" for q in ("p50", "p95", "p99")))
         out.print(table)
-    if told["stream"]:
+    if told["stream"] and trailed:
         out.print(f"  what was decided, and why: nearfar explain {told['stream']}")
     if told["error"]:
         out.print(f"[red]{escape(told['error']['message'])}[/]")

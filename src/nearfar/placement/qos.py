@@ -113,7 +113,8 @@ class Assessment(msgspec.Struct, frozen=True, gc=False):
             return f"{asked}: no answer has come yet"
         told = f"{self.late} of {self.ends} answers late or lost, p{promise.percentile:g} {_ms(self.quantile)}"
         if self.forecast is not None:
-            told += f", {_ms(self.forecast)} expected in {HORIZON:g} s"
+            ahead = "none" if self.forecast == math.inf else _ms(self.forecast)
+            told += f", {ahead} expected in {HORIZON:g} s"
         if self.slope:
             told += f" ({self.slope:+.1f} ms/s)"
         if self.waits >= 1:
