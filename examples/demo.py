@@ -29,21 +29,24 @@ from examples.fleet import QUEUE_LIMIT, DemoNode, Overload, node_flags
 from nearfar.cli.watch import times
 from nearfar.client.client import Client
 from nearfar.client.connect import connect
-from nearfar.client.listening import Choices
+from nearfar.client.trail import Trail
 from nearfar.errors import NearfarError
 from nearfar.models.accuracy import Accuracy, Truths, average_precision
 from nearfar.placement.decide import Decision
 from nearfar.types.detections import Detections
-from nearfar.types.ids import ModelName, ServiceId, node_of
+from nearfar.types.ids import ModelName, ServiceId, StreamId, node_of
 from nearfar.types.request import Qos, Request
 from nearfar.types.units import Milliseconds
+from nearfar.vision.notes import Notes
 from nearfar.vision.results import FrameResult, Outcome, Summary
 from nearfar.vision.sources import open_source
+from nearfar.vision.story import Story
 from nearfar.vision.stream import Watch
 from nearfar.vision.terminal import Dashboard, LineDisplay, TerminalDisplay
 from recipes.yard.scene import IGNORE_BELOW, LABELS, render_clip
 
 MODEL = ModelName("yard")
+STREAM = StreamId("demo")
 FPS = 15
 SEED = 20_26
 LEAST_CLIENTS, MOST_CLIENTS = 24, QUEUE_LIMIT - 16
@@ -55,23 +58,20 @@ NODES = (
 )
 
 
-class Story:
-    """What happened: every result, and the decisions at which the stream changed its node."""
+class Happened:
+    """Every result, and the decisions at which another node was chosen for the stream."""
 
     def __init__(self) -> None:
         self.predictions: dict[int, Detections] = {}
         self.decisions: list[str] = []
         self.note: Any = print
-        self._last: ServiceId | None = None
 
     def on_decision(self, request: Request, decision: Decision) -> None:
-        if decision.chosen is not None and decision.chosen != self._last:
-            self._last = decision.chosen
-            others = "; ".join(f"{r.service}: {r.why}" for r in decision.ranking[1:3])
-            refused = "; ".join(f"{r.subject} refused: {r.reason}" for r in decision.refusals[:2])
-            told = "  ".join(part for part in (decision.reason, others, refused) if part)
-            self.decisions.append(told)
-            self.note(told)
+        others = "; ".join(f"{r.service}: {r.why}" for r in decision.ranking[1:3])
+        refused = "; ".join(f"{r.subject} refused: {r.reason}" for r in decision.refusals[:2])
+        told = "  ".join(part for part in (decision.reason, others, refused) if part)
+        self.decisions.append(told)
+        self.note(told)
 
     def on_result(self, result: FrameResult) -> None:
         if result.answer is not None:
@@ -94,22 +94,27 @@ def accuracy_of(predictions: dict[int, Detections], truth_file: Path) -> Accurac
     return average_precision(found, truths)
 
 
-async def stream(client: Client, clip: Path, story: Story, overload: Overload, seconds: float, plain: bool) -> Summary:
-    """Watch the clip at its own pace; between 40 % and 70 % of it, overload whoever serves."""
-    client.listeners.add(Choices(story.on_decision))
+async def stream(
+    client: Client, clip: Path, happened: Happened, overload: Overload, seconds: float, plain: bool, home: Path
+) -> Summary:
+    """Watch the clip at its own pace; between 40 % and 70 % of it, overload whoever serves. Its trail is in `home`."""
+    client.listeners.add(Notes(STREAM, None, happened.on_decision))
 
     async def on_result(result: FrameResult, image: Any) -> None:
-        story.on_result(result)
+        happened.on_result(result)
         view.update(result, image)
+        story.after(result)
 
     source = open_source(str(clip), realtime=True)
-    watch = Watch(source, client, MODEL, Qos(Milliseconds(DEADLINE_MS)), on_result=on_result)
+    watch = Watch(source, client, MODEL, Qos(Milliseconds(DEADLINE_MS)), on_result=on_result, stream=STREAM)
+    story = Story(Trail(STREAM, MODEL, source=clip.name, by=client.me, home=home), watch)
+    await story.begin(client.listeners)
     view: TerminalDisplay | LineDisplay
     if plain:
         view = LineDisplay(watch.summary, sys.stderr, every=2.0)
     else:
         view = TerminalDisplay(Dashboard("yard.mp4 → three nodes", watch.summary, LABELS))
-    story.note = view.note
+    happened.note = view.note
 
     async def trouble() -> None:
         await asyncio.sleep(seconds * 0.4)
@@ -131,9 +136,10 @@ async def stream(client: Client, clip: Path, story: Story, overload: Overload, s
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await overload.stop()
+            await story.close()
 
 
-def summarize(summary: Summary, story: Story, accuracy: Accuracy, out: Console) -> dict[str, Any]:
+def summarize(summary: Summary, happened: Happened, accuracy: Accuracy, out: Console) -> dict[str, Any]:
     """Print the end of the story; the same as a value."""
     told = summary.to_dict()
     frames = told["frames"]
@@ -156,17 +162,21 @@ def summarize(summary: Summary, story: Story, accuracy: Accuracy, out: Console) 
         out.print(f"  {node:<16} served {count} frames")
     per_class = ", ".join(f"{LABELS[c]} {ap:.3f}" for c, ap in accuracy.per_class.items())
     out.print(f"accuracy against the clip's known truth: AP50 [bold]{accuracy.ap50:.3f}[/] ({per_class})")
-    out.print(f"the stream moved {times(told['moved'])}; what was decided, and why:")
-    for decision in story.decisions[:8]:
-        out.print(f"  [dim]• {decision}[/]")
-    if len(story.decisions) > 8:
-        out.print(f"  [dim]  and {len(story.decisions) - 8} more, in summary.json[/]")
+    out.print(f"promise: {summary.promise.words() if summary.promise is not None else ''}")
+    out.print(f"the stream moved {times(told['moved'])}" + (":" if told["moved"] else ""))
+    for move in told["moves"][-8:]:
+        out.print(
+            f"  frame {move['frame']}: [bold]{move['kind']}[/] move from {move['source']} to {move['target']}, as"
+        )
+        out.print(f"  [dim]  {move['reason']}[/]")
+    if told["shadows"]:
+        out.print(f"  {told['shadows']} frames were sent twice, to warm and compare a service before a move")
     return {
         **told,
         "lost": lost,
         "ap50": accuracy.ap50,
         "ap50_per_class": {LABELS[c]: ap for c, ap in accuracy.per_class.items()},
-        "decisions": story.decisions,
+        "decisions": happened.decisions,
         "deadline_ms": DEADLINE_MS,
     }
 
@@ -182,7 +192,7 @@ async def main(seconds: float, plain: bool, folder: Path) -> int:
         written = await asyncio.to_thread(render_clip, partial, SEED, seconds, FPS)
         written.replace(truth)
         partial.replace(clip)
-    story = Story()
+    happened = Happened()
     async with contextlib.AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nearfar-demo-")))
         fleet = f"demo-{time.time_ns() % 10**9}"
@@ -199,10 +209,11 @@ async def main(seconds: float, plain: bool, folder: Path) -> int:
         out.print(f"streaming {clip.name} ({FPS} frames/s, deadline {DEADLINE_MS:.0f} ms); Ctrl-C ends it early")
         overload = Overload(home / "crowd", fleet, join, MODEL)
         stack.push_async_callback(overload.stop)
-        summary = await stream(client, clip, story, overload, seconds, plain)
-    told = summarize(summary, story, accuracy_of(story.predictions, truth), out)
+        summary = await stream(client, clip, happened, overload, seconds, plain, folder / "home")
+    told = summarize(summary, happened, accuracy_of(happened.predictions, truth), out)
     (folder / "summary.json").write_text(json.dumps(told, indent=2))
     out.print(f"[dim]the same as JSON: {folder / 'summary.json'}[/]")
+    out.print(f"every decision with its figures: [bold]nearfar explain {STREAM} --home {folder / 'home'}[/]")
     return 0 if summary.read and summary.error is None else 1
 
 

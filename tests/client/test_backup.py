@@ -6,11 +6,14 @@ import asyncio
 
 import pytest
 
+from nearfar.cli.story import lines
+from nearfar.client.trail import Trail
 from nearfar.errors import DeadlineExceeded
 from nearfar.mesh.base import Call
 from nearfar.placement.hedging import Budget
-from nearfar.types.ids import node_of
-from nearfar.types.request import Privacy, Qos, Request
+from nearfar.placement.trail import Decided, Hedged
+from nearfar.types.ids import StreamId, node_of
+from nearfar.types.request import FRAME, Privacy, Qos, Request
 from nearfar.types.units import Milliseconds
 from nearfar.types.wire import decode_call
 from tests.client.scripted import MODEL, Service, World, X, answers, fails, run, silent
@@ -167,5 +170,25 @@ def test_a_caller_that_leaves_cancels_every_copy() -> None:
         assert not world.client.snapshot().pending and not world.client.snapshot().owed
         calls: list[Call] = [s.calls[0] for s in services]
         await until(lambda: all(call.cancelled for call in calls), "both services know that nobody waits")
+
+    run(body)
+
+
+def test_a_second_copy_is_told_to_who_listens_and_stands_in_the_trail() -> None:
+    """`nearfar explain` must say why another service was asked for this frame: the first one was silent, no more."""
+
+    async def body(world: World) -> None:
+        slow, quick = await world.add(silent, answers)
+        trail = Trail(StreamId("cam"), MODEL)
+        await trail.start()
+        world.client.listeners.add(trail)
+        FRAME.set(7)
+        answer = await world.client.infer(MODEL, [X], DEADLINE, stream=StreamId("cam"))
+        assert answer.served_by == quick.id
+        (told,) = [entry for entry in trail.entries() if isinstance(entry, Hedged)]
+        assert (told.service, told.first, told.frame) == (quick.id, slow.id, 7) and 0 < told.waited_ms < 5000
+        second = [entry for entry in trail.entries() if isinstance(entry, Decided)][-1]
+        assert second.excluded == (slow.id,) and "]aside[/]" in next(lines(second))
+        await trail.close()
 
     run(body)

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import psutil
 
+from nearfar.client import trailfile
+from nearfar.placement.trail import Moved
+from nearfar.types.ids import StreamId
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,5 +39,9 @@ def test_the_demo_accounts_for_every_frame_and_measures_its_accuracy(tmp_path: P
     assert len(told["served_by"]) >= 2
     assert told["ap50"] > 0.8
     assert "what happened" in done.stdout and "AP50" in done.stdout
+    trail = trailfile.read(tmp_path / "home", StreamId("demo"))
+    moves = [(entry.source, entry.target, entry.frame) for entry in trail if isinstance(entry, Moved)]
+    assert moves == [(move["source"], move["target"], move["frame"]) for move in told["moves"]]
+    assert f"nearfar explain demo --home {tmp_path / 'home'}" in done.stdout.replace("\n", "")
     left = [p for p in psutil.process_iter(["cmdline"]) if any(str(tmp_path) in a for a in p.info["cmdline"] or ())]
     assert not left

@@ -24,11 +24,16 @@ def test_a_token_without_telemetry_is_not_healthy() -> None:
     assert freshness(view, NOW) == float("inf")
 
 
-@pytest.mark.parametrize("state", [ServiceState.STARTING, ServiceState.FAILED, ServiceState.STOPPING])
+@pytest.mark.parametrize("state", [ServiceState.STARTING, ServiceState.FAILED])
 def test_a_state_carries_its_reason_with_or_without_a_token(state: ServiceState) -> None:
     for alive in (True, False):
         view = service_view("pi/yard", alive=alive, state=state, reason="restarts in 4 s")
         assert service_health(view, None, NOW) == (False, state.value, f"{state.value}: restarts in 4 s")
+
+
+def test_one_that_stops_does_not_tell_why_it_ran() -> None:
+    view = service_view("pi/yard", state=ServiceState.STOPPING, reason="int8 is the best precision here")
+    assert service_health(view, None, NOW) == (False, "stopping", "it is being stopped")
 
 
 def test_gone_tells_a_dead_process_from_a_dead_node() -> None:

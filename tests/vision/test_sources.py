@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from nearfar.vision.sources.container import upright
 from nearfar.vision.sources.folder import FolderSource
 from nearfar.vision.sources.http import HttpSource
 from nearfar.vision.sources.live import LiveSource
+from nearfar.vision.sources.resumed import Resumed
 from nearfar.vision.sources.rtsp import RtspSource
 from nearfar.vision.sources.webcam import WebcamSource
 from tests.realdata import need_data
@@ -337,3 +339,21 @@ def test_a_video_of_a_phone_held_upright_is_turned(tmp_path: Path) -> None:
         assert frame.image.shape == (WIDTH, HEIGHT, 3)
         x1, y1, x2, y2 = scene(frame.index)[1]
         assert find_square(frame.image) == pytest.approx((HEIGHT - y2, x1, HEIGHT - y1, x2), abs=2)
+
+
+def test_a_film_that_is_taken_over_stands_still_until_it_is_read(tmp_path: Path) -> None:
+    """Its frame is decoded before the other program is asked to stop; what passes meanwhile makes no frame late."""
+    path = make_video(tmp_path / "clip.mp4", 20, rate=25)
+    source = Resumed(open_source(str(path), realtime=True))
+    source.warm(5)
+    held = source._held
+    assert held is not None
+    while time.monotonic() < held.at + 0.3:  # as long as seven frames
+        time.sleep(0.01)
+    source.begin(5)
+    before = time.monotonic()
+    frames = list(iter(source.read, None))
+    assert [frame.index for frame in frames] == list(range(5, 20)) and frames[0].at >= before
+    for later, frame in enumerate(frames):
+        assert frame.at >= frames[0].at + later * 0.04 - 1e-3, "its clock stood still, too: none is overdue"
+    source.close()

@@ -7,11 +7,12 @@ import threading
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.segment import Segment
 
 from nearfar.errors import Unreachable
 from nearfar.types.ids import ServiceId
 from nearfar.types.image import Image
-from nearfar.vision.results import FrameResult, Move, Outcome, Summary
+from nearfar.vision.results import FrameResult, Kind, Move, Outcome, Summary
 from nearfar.vision.terminal import (
     PICTURE_COLUMNS,
     Dashboard,
@@ -152,3 +153,44 @@ def test_quantiles_and_bars() -> None:
     assert quantile([7.0], 0.99) == 7.0
     assert math.isnan(quantile([], 0.5))
     assert bar(0) == "" and bar(1) == "█" and bar(-3) == ""
+
+
+def test_every_move_is_an_event_and_those_of_a_program_before_are_none() -> None:
+    a, b = ServiceId("a/square"), ServiceId("b/square")
+    summary = Summary()
+    summary.note(Move(a, b, 3, reason="before the stream came here"))
+    dashboard = Dashboard("watch", summary, picture=False)
+    image = scene(0)[0]
+    summary.note(Move(b, a, 7, Kind.PLANNED, "it is faster"))
+    summary.note(Move(a, b, 8, reason="it is gone"))
+    result = FrameResult(8, Outcome.ANSWERED, answer=answer(Image.bgr(image)))
+    summary.add(result)
+    dashboard.update(result, image)
+    text = " ".join("\n".join(rendered(dashboard, 120, 40)).replace("│", "").split())
+    assert "frame 7: moved from b/square to a/square (planned): it is faster" in text
+    assert "frame 8: moved from a/square to b/square (unplanned): it is gone" in text
+    assert "frame 3" not in text and "moved 3" in text
+
+
+def test_a_stream_does_not_wait_while_the_panel_is_painted() -> None:
+    """Painting takes tens of milliseconds at first; a result that waits for it breaks its deadline."""
+    dashboard, _ = filled()
+    painting, painted = threading.Event(), threading.Event()
+
+    class Slow(Console):
+        def render_lines(self, *args: object, **options: object) -> list[list[Segment]]:
+            painting.set()
+            assert painted.wait(30)
+            return super().render_lines(*args, **options)  # type: ignore[arg-type]
+
+    console = Slow(width=80, height=24, file=io.StringIO(), force_terminal=True)
+    thread = threading.Thread(target=console.print, args=(dashboard,))
+    thread.start()
+    try:
+        assert painting.wait(30)
+        free = dashboard._lock.acquire(timeout=10)
+        assert free, "the panel holds the lock while it paints"
+        dashboard._lock.release()
+    finally:
+        painted.set()
+        thread.join()

@@ -68,7 +68,7 @@ def _line(entry: AnyEntry) -> str:
         case Decided():
             late = "  [yellow]expected late[/]" if entry.late else ""
             stays = entry.chosen == entry.incumbent
-            word = "stays" if stays else "decided"
+            word = "stays" if stays else "aside" if entry.aside or entry.excluded else "decided"
             return f"[cyan]{word}[/] → [bold]{escape(str(entry.chosen))}[/] {spans(entry)}{late}"
         case Repeated():
             return f"[dim]… the same {entry.count} times more[/]"
@@ -123,7 +123,7 @@ def _request(entry: Decided) -> Iterator[str]:
     if entry.node:
         told.append(f"pinned to {escape(entry.node)}")
     if entry.excluded:
-        told.append(f"failed before: {escape(', '.join(entry.excluded))}")
+        told.append(f"asked before: {escape(', '.join(entry.excluded))}")
     if entry.count > 1 and entry.least_ms is not None and entry.most_ms is not None:
         told.append(f"expected in {entry.least_ms:.1f} to {entry.most_ms:.1f} ms, until {moment(entry.until)[11:]}")
     if told:

@@ -26,10 +26,8 @@ from nearfar.cli.run import qos_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from nearfar.placement.decide import Decision
     from nearfar.settings import Settings
-    from nearfar.types.ids import ServiceId
-    from nearfar.types.request import Qos, Request
+    from nearfar.types.request import Qos
     from nearfar.vision.results import FrameResult, Summary
     from nearfar.vision.tracking.follow import Follow
 
@@ -109,7 +107,7 @@ def watch(
     if json:
         print_json(summary.to_dict())
     else:
-        tell(summary)
+        tell(summary, trailed=not no_trail)
     raise typer.Exit(summary.exit_code)
 
 
@@ -157,13 +155,13 @@ async def _watch(
     import uuid
 
     from nearfar.client.connect import connect
-    from nearfar.client.listening import Choices
     from nearfar.client.trail import Trail
     from nearfar.errors import InputError, NearfarError
     from nearfar.gateway.answers import labels_in, manifest_of
     from nearfar.models.manifest import Task
     from nearfar.types.ids import ModelName, StreamId
     from nearfar.vision.circle import Circle
+    from nearfar.vision.notes import Notes
     from nearfar.vision.record import AnnotatedRecording
     from nearfar.vision.results import Summary
     from nearfar.vision.story import Story
@@ -223,21 +221,13 @@ async def _watch(
         else:
             view = LineDisplay(engine.summary, sys.stderr)
 
-        chosen_before: ServiceId | None = None
-
-        def on_decision(_: Request, decision: Decision) -> None:
-            nonlocal chosen_before
-            if decision.chosen is not None and decision.chosen != chosen_before:
-                chosen_before = decision.chosen
-                view.note(decision.reason)
-
-        client.listeners.add(Choices(on_decision))
+        client.listeners.add(Notes(StreamId(circle.stream), qos.node, lambda _, decision: view.note(decision.reason)))
         story: Story | None = None
         if trailed:
             trail = Trail(StreamId(circle.stream), name, source=source.uri, by=client.me, home=chosen.home,
                           mesh=client.mesh, keep=chosen.streams.keep, warn=view.note)  # fmt: skip
             story = Story(trail, engine)
-            await story.begin(client.listeners, patient=role != "takeover")
+            await story.begin(client.listeners, patient=not role)
             _say(f"stream {circle.stream}; what is decided and why: nearfar explain {circle.stream}")
         # What `timeout`, systemd and containers send: as Ctrl-C, a stream ends with its summary and a whole recording.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, engine.stop, "stopped by SIGTERM")
@@ -319,8 +309,11 @@ def times(count: int) -> str:
     return {0: "never", 1: "once"}.get(count, f"{count} times")
 
 
-def tell(summary: Summary) -> None:
-    """The end of a stream for a person: what became of every frame, where the time went, who served."""
+def tell(summary: Summary, *, trailed: bool = True) -> None:
+    """The end of a stream for a person: what became of every frame, where the time went, who served.
+
+    `trailed`: `nearfar explain` knows of it.
+    """
     from rich import box
     from rich.table import Table
 
@@ -338,7 +331,11 @@ def tell(summary: Summary) -> None:
         out.print(f"[yellow]  {count} dropped[/]: {escape(reason)}")
     if told["served_by"]:
         served = ", ".join(f"{service} {count}" for service, count in told["served_by"].items())
-        out.print(f"  served by {served}; moved {times(told['moved'])}")
+        alone = len(told["served_by"]) > 1 and not told["moved"] and not told["hosts"]
+        out.print(
+            f"  served by {served}; moved {times(told['moved'])}"
+            + (" (single frames were answered elsewhere, as a second copy or after a failure)" if alone else "")
+        )
     _tell_moves(told)
     if told["lost"]["count"]:
         out.print(f"[red]  {told['lost']['count']} frames lost[/]: {summary.lost.words()}")
@@ -353,7 +350,7 @@ def tell(summary: Summary) -> None:
         for stage, quantiles in told["stages_ms"].items():
             table.add_row(stage, *(f"{quantiles[q]:.1f}" for q in ("p50", "p95", "p99")))
         out.print(table)
-    if told["stream"]:
+    if told["stream"] and trailed:
         out.print(f"  what was decided, and why: nearfar explain {told['stream']}")
     if told["error"]:
         out.print(f"[red]{escape(told['error']['message'])}[/]")

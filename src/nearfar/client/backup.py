@@ -66,8 +66,8 @@ class Choice(NamedTuple):
     snapshot: Snapshot
 
 
-Ask = Callable[[Choice], tuple[Sent, Coroutine[Any, Any, Answer]]]
-"""Count a copy as sent, and what sends it and awaits its answer."""
+Ask = Callable[[Choice, ServiceId, float], tuple[Sent, Coroutine[Any, Any, Answer]]]
+"""Count a copy as sent, and what sends it and awaits its answer. With whose silence since when it is for."""
 Choose = Callable[[tuple[ServiceId, ...]], Choice]
 """Decide anew, without these services."""
 Dropped = Callable[[Sent], None]
@@ -85,6 +85,7 @@ class Backup:
         self._end = end
         self._hedged = hedged
         self._first: Sent | None = None
+        self._since = 0.0
         self._owner: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._hedge_at: float | None = None
@@ -95,7 +96,7 @@ class Backup:
 
     async def first(self, choice: Choice, sent: Sent, attempt: Coroutine[Any, Any, Answer]) -> Answer:
         """Await the first copy, or one sent after others failed; the answer of whichever comes first."""
-        self._first = sent
+        self._first, self._since = sent, time.monotonic()
         self._arm(choice.decision, choice.snapshot, sent)
         owner = self._owner = asyncio.current_task()
         before = owner.cancelling() if owner is not None else 0
@@ -166,7 +167,7 @@ class Backup:
             if could and self._robust.budget.affords:
                 self._robust.budget = self._robust.budget.spend()
                 counts.hedges += 1
-                self._second(choice)
+                self._second(choice, sent.service)
                 could = False
         view = choice.snapshot.services.get(sent.service)
         look = alarm(choice.snapshot, view) if view is not None else None
@@ -176,10 +177,10 @@ class Backup:
             self._wake_at(look)
         elif could and len(self._open) + 1 < MOST_COPIES:
             counts.asked_again += 1
-            self._second(choice)
+            self._second(choice, sent.service)
 
-    def _second(self, choice: Choice) -> None:
-        sent, attempt = self._ask(choice)
+    def _second(self, choice: Choice, first: ServiceId) -> None:
+        sent, attempt = self._ask(choice, first, self._since)
         task = asyncio.create_task(attempt, name=f"second copy to {sent.service}")
         self._open[task] = sent
         self._robust.tasks.add(task)

@@ -280,10 +280,13 @@ class Client:
             snapshot = self.view.snapshot(now)
             return Choice(again, decide(snapshot, again, now, self._random, self.policy), snapshot)
 
-        def ask(choice: Choice) -> tuple[Sent, Coroutine[Any, Any, Answer]]:
+        def ask(choice: Choice, first: ServiceId, since: float) -> tuple[Sent, Coroutine[Any, Any, Answer]]:
+            now = Seconds(time.monotonic())
             if self.listeners:
-                self.listeners.decided(choice.request, choice.decision, choice.snapshot, Seconds(time.monotonic()))
+                self.listeners.decided(choice.request, choice.decision, choice.snapshot, now)
             sent = self._launch(choice.decision)
+            if self.listeners:
+                self.listeners.hedged(choice.request, sent.service, first, Milliseconds((now - since) * 1000))
             return sent, self._attempt(sent, choice.decision, request, head, body, start, end, attempts)
 
         self.robust.counts.requests += 1

@@ -39,6 +39,10 @@ OPENING = 5.0
 """Seconds that the disk may take to open the file, before the stream goes on without."""
 
 
+RETRY = 0.05
+"""Seconds between two looks whether another process has let go of the file."""
+
+
 class Ask(msgspec.Struct, frozen=True):
     """What is asked at `keys.trail_key`."""
 
@@ -107,26 +111,32 @@ class Trail(Listener):
 
     # -- its life -------------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Open the file, write the first line, and answer on the mesh. A disk that will not do is warned of."""
+    async def start(self, patience: float = 0.0) -> None:
+        """Open the file, write the first line, and answer on the mesh. A disk that will not do is warned of.
+
+        `patience`: seconds in which another process may let go of the file, as one does that hands its stream over.
+        What is heard meanwhile is kept, and stands after the first line.
+        """
         self._loop = asyncio.get_running_loop()
+        self._since = self._now()
         trouble = ""
         if self._home is not None:
-            file = TrailFile(self._home, self.stream, self._limit)
-            opened: asyncio.Future[int] = self._loop.create_future()
-            self._writer.post(partial(self._open, self._loop, file, opened))
             try:
-                self._number = await asyncio.wait_for(opened, OPENING) + 1
-                self._file = file
+                self._number, self._file = await self._opened(self._home, patience)
             except BlockingIOError:
                 trouble = f"another process writes the trail of {self.stream} in {self._home}"
             except TimeoutError:
                 trouble = f"{self._home} did not answer within {OPENING:.0f} s"
             except OSError as error:
                 trouble = f"{self._home} cannot be written: {error.strerror or error}"
-        self._since = self._now()
+        early = self.entries()
+        self._entries.clear()
+        self._fold = None
+        self._number = self._number if self._file is not None else 0
         self._started = Started(self._next(), self._since, self.stream, self._model, self._source, self._by)
         self._put(self._started)
+        for entry in early:
+            self._put(msgspec.structs.replace(entry, number=self._next()))
         if trouble:
             self._give_up(trouble)
         if self._mesh is not None:
@@ -134,6 +144,21 @@ class Trail(Listener):
                 self._handle = self._mesh.serve(keys.trail_key(self.stream), self._on_call)
             except MeshError as error:  # the stream itself may still find its way
                 self._warn(f"The trail of {self.stream} cannot be asked for: {error.message}")
+
+    async def _opened(self, home: Path, patience: float) -> tuple[int, TrailFile]:
+        """The number of the next entry, and the open file."""
+        assert self._loop is not None
+        end = time.monotonic() + patience
+        while True:
+            file = TrailFile(home, self.stream, self._limit)
+            opened: asyncio.Future[int] = self._loop.create_future()
+            self._writer.post(partial(self._open, self._loop, file, opened))
+            try:
+                return await asyncio.wait_for(opened, OPENING) + 1, file
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise
+            await asyncio.sleep(RETRY)
 
     def _open(self, loop: asyncio.AbstractEventLoop, file: TrailFile, opened: asyncio.Future[int]) -> None:
         """On the writer's thread."""
@@ -227,6 +252,10 @@ class Trail(Listener):
         """The stream goes over to another service, from this frame on."""
         self._served = target
         self._move(source, target, frame, planned, reason)
+
+    def serves(self, service: ServiceId) -> None:
+        """The stream is at this service. Whoever says so tells of its moves with `moved`."""
+        self._served = service
 
     def _move(self, source: ServiceId, target: ServiceId, frame: int | None, planned: bool, reason: str) -> None:
         self._moved += 1

@@ -138,6 +138,8 @@ def service_health(view: ServiceView, node: NodeView | None, now: Seconds) -> tu
     age = now - view.heard
     state = report.state
     if age <= FRESH:
+        if state is ServiceState.STOPPING:  # its own reason says only why it ran
+            return False, state.value, "it is being stopped"
         if state is not _READY:
             wrong = state is ServiceState.FAILED and report.self_test.passed is False
             code = "self-test" if wrong else state.value

@@ -42,6 +42,8 @@ class _Named:
         self.trail = trail
         self.incumbent: ServiceId | None = None
         self.asked = 0
+        self.newest = -1
+        """The highest number whose answer came and counted."""
         self.used = 0.0
         self.quiet: Callable[[], None] = lambda: None
         """Takes the trail from the client's listeners."""
@@ -91,9 +93,10 @@ class NamedStreams:
             raise
         finally:
             FRAME.reset(token)
-        by_the_way = answer.aside and named.incumbent is not None  # of this request alone: the stream has not moved
+        # Of this request alone, or asked before one that is answered already: the stream has not moved, nor moved back.
+        by_the_way = (answer.aside and named.incumbent is not None) or number < named.newest
         if not by_the_way:
-            named.incumbent = answer.served_by
+            named.incumbent, named.newest = answer.served_by, number
         named.trail.outcome("answered", None if by_the_way else answer.served_by, number)
         return answer
 

@@ -40,7 +40,7 @@ def refuse(snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds
             return Refusal(service, code, reason)
 
     if service in request.excluded:
-        return Refusal(service, "excluded", "already failed this request")
+        return Refusal(service, "excluded", "was asked for this request already")
 
     qos = request.qos
     if qos.node is not None and report.node != qos.node:

@@ -3,8 +3,8 @@
 A decision is folded into the one before when nothing stands between the two and all of this holds, each against the
 *first* decision of the fold, so that slow drift adds up to a change:
 
-- the same model, privacy, pinned node, incumbent, policy, chosen service and verdict (late or not), and both have a
-  frame number or neither has; the deadline left is the same within noise;
+- the same model, privacy, pinned node, incumbent, policy, chosen service and verdict (late or not, aside or not), and
+  both have a frame number or neither has; the deadline left is the same within noise;
 - the same refused subjects with the same codes, and equally many refusals; the words of a reason may differ ("no
   telemetry for 3.1 s");
 - the same ranked services, in whatever order behind the chosen one. Of each: late or not is the same; link (in which
@@ -84,6 +84,7 @@ class Fold:
         if (
             decision.chosen != first.chosen
             or decision.late != first.late
+            or decision.aside != first.aside
             or request.incumbent != first.incumbent
             or request.model != first.model
             or qos.privacy != first.privacy

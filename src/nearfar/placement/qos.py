@@ -113,7 +113,8 @@ class Assessment(msgspec.Struct, frozen=True, gc=False):
             return f"{asked}: no answer has come yet"
         told = f"{self.late} of {self.ends} answers late or lost, p{promise.percentile:g} {_ms(self.quantile)}"
         if self.forecast is not None:
-            told += f", {_ms(self.forecast)} expected in {HORIZON:g} s"
+            ahead = "none" if self.forecast == math.inf else _ms(self.forecast)
+            told += f", {ahead} expected in {HORIZON:g} s"
         if self.slope:
             told += f" ({self.slope:+.1f} ms/s)"
         if self.waits >= 1:
@@ -178,6 +179,11 @@ class Monitor:
         """An answer came, `total_ms` after its frame; what its stages do not account for was spent in the client."""
         own = (max(0.0, total_ms - stages.total), *(max(0.0, getattr(stages, name)) for name in STAGE_NAMES))
         self._take(max(0.0, total_ms), own, at)
+
+    def took(self, total_ms: float, at: Seconds) -> None:
+        """An answer of another service than the stream's came, for this frame alone: only its time is of the stream."""
+        self._put(Sample(at, max(0.0, total_ms), (), 0.0))
+        self._drop(at)
 
     def missed(self, at: Seconds) -> None:
         """A frame was sent, or should have been, and no answer came."""

@@ -112,6 +112,8 @@ class Decided(Entry, frozen=True, tag="decided", omit_defaults=True):
     eligible: int = 0
     known: int = 0
     """Services of the model in the snapshot; more than `considered` when some were drawn."""
+    aside: bool = False
+    """For these frames alone: the stream stays with its incumbent."""
 
     @property
     def sampled(self) -> bool:
@@ -291,6 +293,7 @@ def decided(request: Request, decision: Decision, snapshot: Snapshot, now: Secon
         considered=decision.considered,
         eligible=decision.eligible,
         known=len(snapshot.by_model.get(request.model, ())),
+        aside=decision.aside,
     )
 
 

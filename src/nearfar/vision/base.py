@@ -61,6 +61,12 @@ class Source(ABC):
         """
         return False
 
+    def stood_still(self, seconds: float) -> None:
+        """A source with a clock of its own (a file in real time) was not read for so long on purpose: it goes on where
+        it was, as if no time had passed. On the thread that reads.
+        """
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Stop; a `read` under way returns None soon, at the latest when its time-out ends. May be called twice.

@@ -123,8 +123,8 @@ class Mover:
         concerned = (self.state.owner, self.state.target)
         refused = {ServiceId(r.subject): r.reason for r in decision.refusals if r.subject in concerned}
         promised = best.expected.total if best is not None and best.expected is not None else Milliseconds(0.0)
-        due = FrameDue(frame, decision.chosen, promised, decision.reason, refused, self.forecast is not None,
-                       decision.late, decision.aside)  # fmt: skip
+        reason, urgent = _why(decision, self.state.owner), self.forecast is not None
+        due = FrameDue(frame, decision.chosen, promised, reason, refused, urgent, decision.late, decision.aside)
         copy: ServiceId | None = None
         for action in self._step(due):
             if isinstance(action, Warm | Shadow):
@@ -226,6 +226,12 @@ class Mover:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _why(decision: Decision, owner: ServiceId | None) -> str:
+    """The decision's reason, and the figures of the service that the stream would leave for it."""
+    left = next((ranked for ranked in decision.ranking[1:] if ranked.service == owner), None)
+    return decision.reason if left is None or not left.why else f"{decision.reason} {owner}: {left.why}."
 
 
 def differs(mine: Answer, theirs: Answer) -> str:

@@ -59,8 +59,13 @@ class Keeper:
         self.changed = 0
         self.levels = dict.fromkeys(Level, 0)
         """How often each level was entered."""
+        self.turns: deque[tuple[int, Assessment]] = deque(maxlen=KEPT_CHANGES)
+        """(frame, what was found) whenever the level was another one than before."""
+        self.turned = 0
         self.found: Assessment | None = None
         self.monitor = Monitor(self._now())
+        self._level = self.monitor.level
+        """The level that was told last."""
         # Which models there are to step down to is found out later; what follows them in the list waits for that.
         known = qos.degrade.index(Degrade.MODEL) if Degrade.MODEL in qos.degrade else len(qos.degrade)
         self.ladder = Ladder(steps_of(qos.degrade[:known]), self._now(), qos.degrade[known:])
@@ -136,12 +141,16 @@ class Keeper:
         now = self._now()
         if result.answer is not None:
             server = result.answer.served_by
-            if result.index > self._frame and (self.incumbent is None or not result.answer.aside):
-                self._frame = result.index  # what was answered by the way is not the incumbent's
-                if self.incumbent is not None and server != self.incumbent:
-                    self.monitor.restart(now)
-                self.incumbent = server
-            self.monitor.observe(result.answer.stages, result.total_ms, now)
+            if result.answer.aside and self.incumbent is not None:
+                # Of this frame alone: it counts for the promise, and says nothing of where the stream is.
+                self.monitor.took(result.total_ms, now)
+            else:
+                if result.index > self._frame:
+                    self._frame = result.index
+                    if self.incumbent is not None and server != self.incumbent:
+                        self.monitor.restart(now)
+                    self.incumbent = server
+                self.monitor.observe(result.answer.stages, result.total_ms, now)
         elif _is_lost(result):
             self.monitor.missed(now)
         else:
@@ -185,8 +194,8 @@ class Keeper:
         assert self.promise is not None
         before = self.monitor.level
         found = self.found = self.monitor.assess(self.promise, now, self._wait())
+        self._turn(found, frame)
         if found.level is not before:
-            self.levels[found.level] += 1
             report = getattr(self._seer, "promise_broken", None)
             if found.level is Level.BROKEN and report is not None and self.incumbent is not None:
                 told = f"{found.late} of {found.ends} answers late, most by {found.blame or 'loss'}"
@@ -203,6 +212,14 @@ class Keeper:
             self._effect = self.ladder.effect()
             self.monitor.restart(now)
             self.found = self.monitor.assess(self.promise, now)
+            self._turn(self.found, frame)
+
+    def _turn(self, found: Assessment, frame: int) -> None:
+        if found.level is not self._level:
+            self._level = found.level
+            self.levels[found.level] += 1
+            self.turned += 1
+            self.turns.append((frame, found))
 
     def _wait(self) -> Milliseconds | None:
         """How long the next frame would wait at the incumbent, by the last look."""

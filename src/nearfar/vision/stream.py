@@ -287,9 +287,11 @@ class Watch:
         self._busy -= 1
         self._room.set()
         result = self._dropped(frame, STOPPED) if task.cancelled() else task.result()
-        self.promise.ended(result)
-        self.mover.ended(frame.index, result.answer, self._failed.pop(frame.index, ()))
-        self._finish(result, frame.image, held=True)
+        try:
+            self.promise.ended(result)
+            self.mover.ended(frame.index, result.answer, self._failed.pop(frame.index, ()))
+        finally:  # whatever a defect there does, the frame comes to its end
+            self._finish(result, frame.image, held=True)
 
     async def _back_off(self) -> None:
         if (rest := self._resume_at - time.monotonic()) > 0:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from rich.color import Color
 from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -47,6 +47,16 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 EVENT_LINES = 3
 
 
+class _Shown(NamedTuple):
+    """What the panel shows at one moment."""
+
+    recent: tuple[dict[str, float], ...]
+    times: tuple[float, ...]
+    notes: tuple[tuple[str, str], ...]
+    last: FrameResult | None
+    image: NDArray[np.uint8] | None
+
+
 class Dashboard:
     """State of the panel; a rich renderable that fits itself into the console. Safe between two threads."""
 
@@ -61,7 +71,8 @@ class Dashboard:
         self._notes: deque[tuple[str, str]] = deque(maxlen=40)
         self._last: FrameResult | None = None
         self._image: NDArray[np.uint8] | None = None
-        self._moved = 0
+        self._moved = summary.moved
+        """Moves that were told, or made in another program before."""
 
     def update(self, result: FrameResult, image: NDArray[np.uint8] | None = None) -> None:
         """Take in one result; for `on_result`."""
@@ -72,10 +83,12 @@ class Dashboard:
                 self._last = result
             if image is not None:
                 self._image = image
-            if self._summary.moved > self._moved and self._summary.moves:
+            if new := min(self._summary.moved - self._moved, len(self._summary.moves)):
                 self._moved = self._summary.moved
-                move = self._summary.moves[-1]
-                self._add(f"frame {move.frame}: moved from {move.source} to {move.target} ({move.kind})", "bold")
+                for move in list(self._summary.moves)[-new:]:
+                    why = f": {move.reason}" if move.reason else ""
+                    told = f"frame {move.frame}: moved from {move.source} to {move.target} ({move.kind}){why}"
+                    self._add(told, "bold")
             if result.outcome is Outcome.FAILED:
                 self._add(f"frame {result.index} failed: {result.reason}", "red")
 
@@ -89,35 +102,34 @@ class Dashboard:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, (options.height or console.size.height) - 1
+        # Copied, then drawn: a stream must never wait until the panel is painted.
         with self._lock:
-            with_picture = (
-                self._picture
-                and self._image is not None
-                and width >= PICTURE_COLUMNS
-                and console.color_system == "truecolor"
-            )
-            inner = width - 4
-            left = inner // 2 if with_picture else inner
-            top: Any = Group(self._head(height >= TALL), "", self._table(left))
-            if with_picture:
-                grid = Table.grid(padding=(0, 2, 0, 0))
-                grid.add_column(width=left)
-                grid.add_column()
-                grid.add_row(top, self._thumbnail(inner - left - 2, max(10, height - 2 - 5)))
-                top = grid
-            used = len(console.render_lines(top, options.update(width=inner, height=None), pad=False))
-            room = max(0, height - 2 - used - 1)
-            events = self._events(console, inner, room)
-            body = Group(top, "", *events) if events else Group(top)
-            yield Panel(body, title=Text(self.title, no_wrap=True, overflow="ellipsis"), border_style="grey50")
+            now = _Shown(tuple(self._recent), tuple(self._times), tuple(self._notes), self._last, self._image)
+        with_picture = (
+            self._picture and now.image is not None and width >= PICTURE_COLUMNS and console.color_system == "truecolor"
+        )
+        inner = width - 4
+        left = inner // 2 if with_picture else inner
+        top: Any = Group(self._head(now, height >= TALL), "", self._table(now, left))
+        if with_picture:
+            grid = Table.grid(padding=(0, 2, 0, 0))
+            grid.add_column(width=left)
+            grid.add_column()
+            grid.add_row(top, self._thumbnail(now, inner - left - 2, max(10, height - 2 - 5)))
+            top = grid
+        used = len(console.render_lines(top, options.update(width=inner, height=None), pad=False))
+        room = max(0, height - 2 - used - 1)
+        events = self._events(now, console, inner, room)
+        body = Group(top, "", *events) if events else Group(top)
+        yield Panel(body, title=Text(self.title, no_wrap=True, overflow="ellipsis"), border_style="grey50")
 
-    def _events(self, console: Console, width: int, room: int) -> list[Text]:
+    def _events(self, now: _Shown, console: Console, width: int, room: int) -> list[Text]:
         """The newest events that fit, each on a few lines at most: a decision's reasons are worth more than one."""
         shown: list[Text] = []
-        for text, style in reversed(self._notes):
+        for text, style in reversed(now.notes):
             lines = list(Text(text, style=style).wrap(console, width))
-            if len(lines) > EVENT_LINES:
-                lines = lines[:EVENT_LINES]
+            if room > 0 and len(lines) > (most := min(EVENT_LINES, room)):
+                lines = lines[:most]
                 lines[-1].append(" …")
                 lines[-1].truncate(width, overflow="ellipsis")
             if len(lines) > room:
@@ -126,8 +138,8 @@ class Dashboard:
             shown[:0] = lines
         return shown
 
-    def _head(self, tall: bool) -> Group:
-        summary, last = self._summary, self._last
+    def _head(self, now: _Shown, tall: bool) -> Group:
+        summary, last = self._summary, now.last
         who = Text(no_wrap=True, overflow="ellipsis")
         if last is None or last.answer is None:
             who.append("nobody answered yet", style="yellow")
@@ -135,7 +147,7 @@ class Dashboard:
             who.append("● ", style="green" if last.outcome is Outcome.ANSWERED else "yellow")
             who.append(str(last.answer.served_by), style="bold")
             who.append(f" ({last.answer.variant})", style="grey62")
-        speed = Text(f"{self._fps():.1f}/s  {clock(summary.wall_s)}", style="bold", no_wrap=True)
+        speed = Text(f"{self._fps(now.times):.1f}/s  {clock(summary.wall_s)}", style="bold", no_wrap=True)
         line = Table.grid(expand=True)
         line.add_column(ratio=1)
         line.add_column(justify="right")
@@ -145,9 +157,10 @@ class Dashboard:
             n = summary.counts[outcome]
             counts.append("  ")
             counts.append(f"{outcome.value} {n}", style=style if n else "grey50")
+        counts.append(f"  moved {summary.moved}", style="" if summary.moved else "grey50")
         if summary.reconnects:
             counts.append(f"  reconnects {summary.reconnects}", style="yellow")
-        lines: list[Any] = [line, counts, self._sees()]
+        lines: list[Any] = [line, counts, self._sees(last)]
         if summary.tracking is not None:
             lines.append(Text(summary.tracking.words(), style="cyan", no_wrap=True, overflow="ellipsis"))
         if summary.promise is not None and (told := summary.promise.words()):
@@ -158,15 +171,15 @@ class Dashboard:
             lines.insert(2, Text(f"dropped by {reasons}", style="grey62", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
 
-    def _sees(self) -> Text:
+    def _sees(self, last: FrameResult | None) -> Text:
         text = Text("sees ", style="grey62", no_wrap=True, overflow="ellipsis")
         found = Counter[str]()
-        if self._last is not None and self._last.answer is not None:
-            for class_id in shown(self._last).class_ids.tolist():
+        if last is not None and last.answer is not None:
+            for class_id in shown(last).class_ids.tolist():
                 found[self._labels[class_id] if class_id < len(self._labels) else f"class {class_id}"] += 1
         return text.append(", ".join(f"{n} {name}" for name, n in found.most_common()) or "nothing", style="default")
 
-    def _table(self, width: int) -> Table:
+    def _table(self, now: _Shown, width: int) -> Table:
         table = Table.grid(padding=(0, 1))
         table.add_column(width=11)
         for _ in range(3):
@@ -174,7 +187,7 @@ class Dashboard:
         table.add_column()
         table.add_row(*(Text(h, style="grey62") for h in ("ms", "p50", "p95", "p99", "")))
         longest = max(8, width - 11 - 3 * 7 - 5)
-        stages = {name: sorted(s[name] for s in self._recent) for name in (*STAGES, "total")}
+        stages = {name: sorted(s[name] for s in now.recent) for name in (*STAGES, "total")}
         scale = max((quantile(values, 0.5) for name, values in stages.items() if name != "total" and values), default=0)
         for name, values in stages.items():
             style = STAGES.get(name, "bold")
@@ -187,21 +200,19 @@ class Dashboard:
             )
         return table
 
-    def _fps(self) -> float:
+    def _fps(self, times: Sequence[float]) -> float:
         """Answers per second over the last ones, so that a stall shows: the clock runs on."""
-        if len(self._times) < 2:
+        if len(times) < 2:
             return 0.0
-        return (len(self._times) - 1) / max(1e-9, self._now() - self._times[0])
+        until = times[-1] if self._summary.ended else time.monotonic()
+        return (len(times) - 1) / max(1e-9, until - times[0])
 
-    def _now(self) -> float:
-        return self._times[-1] if self._summary.ended else time.monotonic()
-
-    def _thumbnail(self, columns: int, rows: int) -> Segments:
-        assert self._image is not None
+    def _thumbnail(self, now: _Shown, columns: int, rows: int) -> Segments:
+        assert now.image is not None
         boxes = None
-        if self._last is not None and self._last.answer is not None:
-            boxes = shown(self._last)
-        return half_blocks(thumbnail(self._image, columns, rows, boxes))
+        if now.last is not None and now.last.answer is not None:
+            boxes = shown(now.last)
+        return half_blocks(thumbnail(now.image, columns, rows, boxes))
 
 
 def thumbnail(image: NDArray[np.uint8], columns: int, rows: int, boxes: Detections | None = None) -> NDArray[np.uint8]:
@@ -239,7 +250,7 @@ class TerminalDisplay:
         self._live = Live(dashboard, console=console or Console(stderr=True), refresh_per_second=4, transient=False)
 
     def __enter__(self) -> TerminalDisplay:
-        self._live.start()
+        self._live.start(refresh=True)  # the first picture costs the most: before the first frame, not beside it
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -274,11 +285,15 @@ class LineDisplay:
         """Nothing: the line reads the summary."""
 
     def note(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        self._print(text)
 
     def _run(self) -> None:
         while not self._ended.wait(self._every):
-            print(line_of(self._summary), file=self._stream, flush=True)
+            self._print(line_of(self._summary))
+
+    def _print(self, text: str) -> None:
+        self._stream.write(f"{text}\n")  # at once: two threads print here
+        self._stream.flush()
 
 
 def line_of(summary: Summary) -> str:

@@ -37,6 +37,10 @@ class FileSource(Source):
         self._skip, self._started = first, None  # the first one that is given is due at once
         return True
 
+    def stood_still(self, seconds: float) -> None:
+        if self._started is not None:
+            self._started += seconds
+
     def read(self) -> Frame | None:
         while not self._closing.is_set():
             if self._container is None:

@@ -36,6 +36,10 @@ class FolderSource(Source):
             self.passed_ms = Milliseconds((first - 1) / RATE * 1e3)
         return True
 
+    def stood_still(self, seconds: float) -> None:
+        if self._started is not None:
+            self._started += seconds
+
     def read(self) -> Frame | None:
         if self._files is None:
             self._files = self._list()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 
 import msgspec
 
 from nearfar.errors import InputError, NearfarError, SourceError
-from nearfar.types.units import Milliseconds
+from nearfar.types.units import Milliseconds, Seconds
 from nearfar.vision.base import Frame, Source
 
 SAME_MS = 0.5
@@ -92,6 +93,10 @@ class Resumed(Source):
 
     def read(self) -> Frame | None:
         held, self._held = self._held, None
+        if held is not None and self.live and (lag := time.monotonic() - held.at) > 0:
+            # It was decoded before the other program was asked to stop: its deadline counts from now on.
+            held = msgspec.structs.replace(held, at=Seconds(held.at + lag))
+            self._inner.stood_still(lag)
         # A file that is over must not be read again: it would begin anew.
         frame = held if held is not None or self._over else self._inner.read()
         self.reconnects, self.ended = self._inner.reconnects, self._inner.ended
