@@ -1,8 +1,8 @@
 """Second copies of one request: to another service when the first takes too long for the deadline or fell silent.
 
-The first copy is awaited by the caller's own task, as most requests need no second one; the client's lookout looks after
-it, and what may be late is reckoned only when it is overdue, as nearly none is. When a second copy answers first, it
-interrupts that wait, as `asyncio.timeout` does.
+The first copy is awaited by the caller's own task, as most requests need no second one. The client's lookout looks
+after it, and when it would be late or silent is reckoned only once it is overdue, as nearly none is. When a second copy
+answers first, it interrupts that wait, as `asyncio.timeout` does.
 """
 
 from __future__ import annotations

@@ -372,6 +372,7 @@ def _answered(draft: Draft, event: RequestAnswered) -> None:
         off = min(abs(at - event.due) * 1000, _LONGEST_MS)
         # The first one, as in RFC 6298, has nothing to be averaged with.
         spread = off if old.answered_at == NEVER else spread + WEIGHT * (off - spread)
+    queued = max(event.queued, 0)
     draft.put_observed(
         service,
         Observed(
@@ -383,10 +384,10 @@ def _answered(draft: Draft, event: RequestAnswered) -> None:
             "",
             old.failed_at,
             at,
-            max(event.queued, 0),
+            queued,
             at,
             Milliseconds(spread),
-            _others(draft, service, old, max(event.queued, 0)),
+            _others(draft, service, old, queued),
         ),
     )
 
