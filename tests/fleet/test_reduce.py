@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import msgspec
@@ -332,16 +333,17 @@ def test_a_batch_copies_each_mapping_once() -> None:
     copies: list[str] = []
 
     class Counted(dict[Any, Any]):
-        def __init__(self, name: str) -> None:
-            super().__init__(getattr(known(), name))
+        def __init__(self, name: str, content: Mapping[Any, Any]) -> None:
+            super().__init__(content)
             self.name = name
 
-        def copy(self) -> dict[Any, Any]:
+        def copy(self) -> Counted:
             copies.append(self.name)
-            return dict(self)
+            return Counted(self.name, self)
 
     written = ("observed", "owed", "pending")
-    before = msgspec.structs.replace(known(), **{name: Counted(name) for name in (*written, "missed", "services")})
+    counted = {name: Counted(name, getattr(known(), name)) for name in (*written, "missed", "services")}
+    before = msgspec.structs.replace(known(), **counted)
     due = Seconds(T + 1)
     after = fold(before, [RequestSent(sid("a"), T, due), RequestAnswered(sid("a"), STAGES, T, due=due)] * 50)
     assert sorted(copies) == list(written)
