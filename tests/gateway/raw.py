@@ -27,11 +27,14 @@ def request(path: str, headers: Mapping[str, str], body: bytes = b"", method: st
 
 
 def response(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """(status, headers with lower-case names, body) of the next answer; the status is 0 when none came."""
+    """(status, headers with lower-case names, body) of the next answer; the status is 0 when none came.
+
+    Nothing beyond it is read: the answer to a second request may be there already.
+    """
     data = b""
     with contextlib.suppress(ConnectionError):
         while b"\r\n\r\n" not in data:
-            part = connection.recv(65536)
+            part = connection.recv(1)
             if not part:
                 break
             data += part
@@ -40,8 +43,8 @@ def response(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
         return 0, {}, b""
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    while len(body) < int(headers.get("content-length", 0)):
-        part = connection.recv(65536)
+    while (left := int(headers.get("content-length", 0)) - len(body)) > 0:
+        part = connection.recv(min(left, 65536))
         if not part:
             break
         body += part

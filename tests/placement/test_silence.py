@@ -12,7 +12,7 @@ from nearfar.fleet.snapshot import Observed, Snapshot
 from nearfar.placement.decide import decide
 from nearfar.placement.filters import refuse
 from nearfar.placement.policies.predictive import Predictive
-from nearfar.placement.silence import LEAST, SPREADS, alarm, given_up_code, silent
+from nearfar.placement.silence import LEAST, SPREADS, alarm, given_up_code, silent, suspect_from
 from nearfar.types.ids import ModelName
 from nearfar.types.request import Request, Stages
 from nearfar.types.units import Milliseconds, Seconds
@@ -126,3 +126,27 @@ def test_whatever_happens_it_is_silent_only_when_it_owed_and_was_not_heard_for_t
             assert snapshot.owed or snapshot.missed
         assert set(snapshot.owed) <= set(snapshot.pending), "what is owed is under way"
         assert len(snapshot.owed.get(A, ())) <= snapshot.pending.get(A, 0)
+
+
+@given(
+    st.lists(st.floats(-300, 300), max_size=4),
+    st.none() | st.floats(-300, 0),
+    st.floats(-300, 0),
+    st.floats(0, 200),
+    st.floats(0, LEAST),
+)
+def test_nobody_is_looked_at_later_than_the_alarm_would_go_off(
+    dues: list[float], missed: float | None, answered: float, due: float, grace: float
+) -> None:
+    observed = msgspec.structs.replace(ANSWERED, answered_at=at(answered))
+    snapshot = msgspec.structs.replace(
+        fleet(service_view("a/yard", age=0.4), observed={"a/yard": observed}),
+        owed={A: tuple(at(d) for d in dues)} if dues else {},
+        missed={A: at(missed)} if missed is not None else {},
+    )
+    view = snapshot.services[A]
+    look = suspect_from(snapshot, view, at(0), at(due), Milliseconds(grace))
+    goes_off = alarm(snapshot, view, at(due))
+    assert goes_off is not None and look <= at(due) + grace / 1000 + 1e-9
+    if goes_off > at(0):  # else it was silent already, and is asked because nobody else is there
+        assert look <= goes_off + 1e-9

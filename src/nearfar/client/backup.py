@@ -1,23 +1,25 @@
 """Second copies of one request: to another service when the first takes too long for the deadline or fell silent.
 
-The first copy is awaited by the caller's own task, as most requests need no second one; a timer looks after it. When a
-second copy answers first, it interrupts that wait, as `asyncio.timeout` does.
+The first copy is awaited by the caller's own task, as most requests need no second one. The client's lookout looks
+after it, and when it would be late or silent is reckoned only once it is overdue, as nearly none is. When a second copy
+answers first, it interrupts that wait, as `asyncio.timeout` does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from nearfar.client.lookout import Appointment, Lookout
 from nearfar.errors import NearfarError
 from nearfar.fleet.snapshot import Snapshot
 from nearfar.placement.decide import Decision
-from nearfar.placement.hedging import Budget, hedge_at, second_of
-from nearfar.placement.silence import alarm, tolerance
+from nearfar.placement.hedging import LEAST_WAIT, Budget, hedge_at, second_of
+from nearfar.placement.silence import alarm, suspect_from, tolerance
 from nearfar.types.ids import ServiceId
 from nearfar.types.request import Answer, Request
 from nearfar.types.units import Seconds
@@ -39,21 +41,23 @@ class Counts(msgspec.Struct):
 
 
 class Robust:
-    """What all requests of one client share: the budget of hedges, and the counts."""
+    """What all requests of one client share: the budget of hedges, the counts, and the timer."""
 
     def __init__(self, share: float) -> None:
         self.budget = Budget(share)
         self.counts = Counts()
+        self.lookout = Lookout()
         self.tasks: set[asyncio.Task[Any]] = set()
 
 
 class Sent:
     """One copy under way. `settle` is called once, with what came of it; later calls change nothing."""
 
-    __slots__ = ("due", "service", "settled")
+    __slots__ = ("at", "due", "service", "settled")
 
-    def __init__(self, service: ServiceId, due: Seconds) -> None:
+    def __init__(self, service: ServiceId, at: Seconds, due: Seconds) -> None:
         self.service = service
+        self.at = at
         self.due = due
         self.settled = False
 
@@ -66,38 +70,56 @@ class Choice(NamedTuple):
     snapshot: Snapshot
 
 
-Ask = Callable[[Choice, ServiceId, float], tuple[Sent, Coroutine[Any, Any, Answer]]]
-"""Count a copy as sent, and what sends it and awaits its answer. With whose silence since when it is for."""
-Choose = Callable[[tuple[ServiceId, ...]], Choice]
-"""Decide anew, without these services."""
-Dropped = Callable[[Sent], None]
-"""A copy is no longer needed: tell the snapshot, if nothing came of it yet."""
+class Asking(Protocol):
+    """One request, and who sends copies of it."""
+
+    def snapshot(self) -> Snapshot:
+        """The fleet at this moment."""
+        ...
+
+    def choose(self, excluded: tuple[ServiceId, ...]) -> Choice:
+        """Decide anew, without these services."""
+        ...
+
+    def ask(self, choice: Choice, first: ServiceId, since: float) -> tuple[Sent, Coroutine[Any, Any, Answer]]:
+        """Count a copy as sent, and what sends it and awaits its answer. It is for the silence of `first` since then."""
+        ...
+
+    def drop(self, sent: Sent) -> None:
+        """A copy is no longer needed: tell the snapshot, if nothing came of it yet."""
+        ...
 
 
 class Backup:
     """The copies of one request. Used by the task that asks; `end` is the deadline, or when patience ends."""
 
-    def __init__(self, robust: Robust, choose: Choose, ask: Ask, drop: Dropped, end: float, hedged: bool) -> None:
+    __slots__ = ("_answer", "_appointment", "_asking", "_decision", "_end", "_first", "_hedge_at", "_hedged", "_open",
+                 "_owner", "_robust", "failed")  # fmt: skip
+
+    def __init__(self, robust: Robust, asking: Asking, end: float, hedged: bool) -> None:
         self._robust = robust
-        self._choose = choose
-        self._ask = ask
-        self._drop = drop
+        self._asking = asking
         self._end = end
         self._hedged = hedged
         self._first: Sent | None = None
-        self._since = 0.0
+        self._decision: Decision | None = None
+        """By which the first copy was sent, until it is overdue and looked at."""
         self._owner: asyncio.Task[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._appointment: Appointment | None = None
         self._hedge_at: float | None = None
         self._open: dict[asyncio.Task[Answer], Sent] = {}
         self._answer: Answer | None = None
         self.failed: list[tuple[ServiceId, NearfarError]] = []
         """Second copies that failed, and why."""
 
-    async def first(self, choice: Choice, sent: Sent, attempt: Coroutine[Any, Any, Answer]) -> Answer:
+    async def first(
+        self, decision: Decision, snapshot: Snapshot, sent: Sent, attempt: Coroutine[Any, Any, Answer]
+    ) -> Answer:
         """Await the first copy, or one sent after others failed; the answer of whichever comes first."""
-        self._first, self._since = sent, time.monotonic()
-        self._arm(choice.decision, choice.snapshot, sent)
+        self._first, self._decision, self._hedge_at = sent, decision, None
+        if decision.expected is not None:
+            view = snapshot.services[sent.service]
+            self._wake_at(suspect_from(snapshot, view, sent.at, sent.due, LEAST_WAIT))
         owner = self._owner = asyncio.current_task()
         before = owner.cancelling() if owner is not None else 0
         try:
@@ -120,45 +142,48 @@ class Backup:
     def close(self) -> None:
         """The request has come to its end: cancel what is still under way."""
         self._disarm()
-        for task, sent in self._open.items():
-            self._drop(sent)
-            task.cancel()
-        self._open.clear()
+        if self._open:
+            for task, sent in self._open.items():
+                self._asking.drop(sent)
+                task.cancel()
+            self._open.clear()
 
     # -- the timer ----------------------------------------------------------------------------------------------------
-
-    def _arm(self, decision: Decision, snapshot: Snapshot, sent: Sent) -> None:
-        expected, now = decision.expected, time.monotonic()
-        if expected is None:
-            return
-        observed = snapshot.observed.get(sent.service)
-        self._hedge_at = None
-        if self._hedged and not self._open:
-            self._hedge_at = hedge_at(expected, observed, second_of(decision), Seconds(now), Seconds(self._end))
-        view = snapshot.services[sent.service]
-        look = alarm(snapshot, view, sent.due)
-        if look is None or look <= now:  # silent already, and asked because nobody else is there
-            look = Seconds(sent.due + tolerance(view, observed) / 1000)
-        self._wake_at(look)
 
     def _wake_at(self, look: float) -> None:
         at = look if self._hedge_at is None else min(look, self._hedge_at)
         if at < self._end:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(loop.time() + at - time.monotonic(), self._look)
+            self._appointment = self._robust.lookout.at(at, self._look)
 
     def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._appointment is not None:
+            self._appointment.cancel()
+            self._appointment = None
+
+    def _reckon(self, decision: Decision, sent: Sent) -> float:
+        """The first copy is overdue: when it is to be hedged, and when its service counts as silent."""
+        snapshot, expected = self._asking.snapshot(), decision.expected
+        view, observed = snapshot.services.get(sent.service), snapshot.observed.get(sent.service)
+        if view is None or expected is None:
+            return self._end
+        if self._hedged and not self._open:
+            self._hedge_at = hedge_at(expected, observed, second_of(decision), sent.at, Seconds(self._end))
+        look = alarm(snapshot, view, sent.due)
+        if look is None or look <= sent.at:  # silent already, and asked because nobody else is there
+            look = Seconds(sent.due + tolerance(view, observed) / 1000)
+        return look if self._hedge_at is None else min(look, self._hedge_at)
 
     def _look(self) -> None:
         """On the event loop: the time to hedge has come, or the service may have fallen silent."""
         sent, now = self._first, time.monotonic()
         if sent is None:
             return
+        decision, self._decision = self._decision, None
+        if decision is not None and (first := self._reckon(decision, sent)) > now:
+            self._wake_at(first)
+            return
         excluded = (sent.service, *(other.service for other in self._open.values()))
-        choice = self._choose(excluded)
+        choice = self._asking.choose(excluded)
         expected = choice.decision.expected  # None when nobody may
         could = expected is not None and now + expected.total / 1000 <= self._end
         counts = self._robust.counts
@@ -167,7 +192,7 @@ class Backup:
             if could and self._robust.budget.affords:
                 self._robust.budget = self._robust.budget.spend()
                 counts.hedges += 1
-                self._second(choice, sent.service)
+                self._second(choice, sent)
                 could = False
         view = choice.snapshot.services.get(sent.service)
         look = alarm(choice.snapshot, view) if view is not None else None
@@ -177,10 +202,10 @@ class Backup:
             self._wake_at(look)
         elif could and len(self._open) + 1 < MOST_COPIES:
             counts.asked_again += 1
-            self._second(choice, sent.service)
+            self._second(choice, sent)
 
-    def _second(self, choice: Choice, first: ServiceId) -> None:
-        sent, attempt = self._ask(choice, first, self._since)
+    def _second(self, choice: Choice, first: Sent) -> None:
+        sent, attempt = self._asking.ask(choice, first.service, first.at)
         task = asyncio.create_task(attempt, name=f"second copy to {sent.service}")
         self._open[task] = sent
         self._robust.tasks.add(task)
@@ -190,7 +215,7 @@ class Backup:
         self._robust.tasks.discard(task)
         sent = self._open.pop(task, None)
         if sent is not None:
-            self._drop(sent)
+            self._asking.drop(sent)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, NearfarError):
             if sent is not None:

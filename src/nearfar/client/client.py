@@ -217,7 +217,8 @@ class Client:
         end = start + (deadline / 1000 if deadline is not None else PATIENCE)
         attempts: list[tuple[ServiceId, NearfarError]] = []
         aside = False
-        backup = self._backup(request, head, body, start, end, attempts)
+        asking = _Asking(self, request, head, body, end, attempts)
+        backup = Backup(self.robust, asking, end, self._counted(deadline))
         try:
             while True:
                 now = Seconds(time.monotonic())
@@ -233,8 +234,8 @@ class Client:
                 aside = aside or decision.aside
                 try:
                     sent = self._launch(decision)
-                    attempt = self._attempt(sent, decision, request, head, body, start, end, attempts)
-                    answer = await backup.first(Choice(request, decision, snapshot), sent, attempt)
+                    attempt = self._attempt(sent, decision, asking)
+                    answer = await backup.first(decision, snapshot, sent, attempt)
                     return msgspec.structs.replace(answer, aside=True) if aside else answer
                 except NearfarError as error:
                     if self.listeners:
@@ -263,36 +264,12 @@ class Client:
         finally:
             backup.close()
 
-    def _backup(
-        self,
-        request: Request,
-        head: CallHead,
-        body: Sequence[Buffer],
-        start: float,
-        end: float,
-        attempts: list[tuple[ServiceId, NearfarError]],
-    ) -> Backup:
-        """Who sends second copies of this request. Filters hold for them as for the first: what is private stays."""
-
-        def choose(excluded: tuple[ServiceId, ...]) -> Choice:
-            now = Seconds(time.monotonic())
-            again = _again(request, Milliseconds((end - now) * 1000), attempts, excluded)
-            snapshot = self.view.snapshot(now)
-            return Choice(again, decide(snapshot, again, now, self._random, self.policy), snapshot)
-
-        def ask(choice: Choice, first: ServiceId, since: float) -> tuple[Sent, Coroutine[Any, Any, Answer]]:
-            now = Seconds(time.monotonic())
-            if self.listeners:
-                self.listeners.decided(choice.request, choice.decision, choice.snapshot, now)
-            sent = self._launch(choice.decision)
-            if self.listeners:
-                self.listeners.hedged(choice.request, sent.service, first, Milliseconds((now - since) * 1000))
-            return sent, self._attempt(sent, choice.decision, request, head, body, start, end, attempts)
-
-        self.robust.counts.requests += 1
-        self.robust.budget = self.robust.budget.earn()
-        hedged = request.qos.deadline is not None and self.robust.budget.share > 0
-        return Backup(self.robust, choose, ask, self._drop, end, hedged)
+    def _counted(self, deadline: Milliseconds | None) -> bool:
+        """Count one more request; whether it may be hedged."""
+        robust = self.robust
+        robust.counts.requests += 1
+        robust.budget = robust.budget.earn()
+        return deadline is not None and robust.budget.share > 0
 
     def _launch(self, decision: Decision) -> Sent:
         """Count a copy as under way, at once: another decision of this moment must see it."""
@@ -300,7 +277,7 @@ class Client:
         now = time.monotonic()
         due = Seconds(now + decision.expected.total / 1000) if decision.expected is not None else NEVER
         self.view.add(RequestSent(decision.chosen, Seconds(now), due))
-        return Sent(decision.chosen, due)
+        return Sent(decision.chosen, Seconds(now), due)
 
     def _drop(self, sent: Sent) -> None:
         """Nobody waits for this copy any more; what a silent service owed stays on its account."""
@@ -318,18 +295,8 @@ class Client:
             waited = Milliseconds((now - since) * 1000)
             self.view.add(RequestFailed(sent.service, code, Seconds(now), waited, sent.due, queued))
 
-    async def _attempt(
-        self,
-        copy: Sent,
-        decision: Decision,
-        request: Request,
-        head: CallHead,
-        body: Sequence[Buffer],
-        start: float,
-        end: float,
-        attempts: Sequence[tuple[ServiceId, NearfarError]],
-    ) -> Answer:
-        service = copy.service
+    async def _attempt(self, copy: Sent, decision: Decision, asking: _Asking) -> Answer:
+        service, request, head, end = copy.service, asking.request, asking.head, asking.end
         sent = time.monotonic()
         queued: int | None = None
         try:
@@ -339,7 +306,7 @@ class Client:
                 head = msgspec.structs.replace(head, budget_ms=max(0.01, budget))
             private = request.qos.privacy is Privacy.LOCAL
             message = await self.mesh.request(
-                keys.service_key(service), encode(head), body, end - sent, private=private
+                keys.service_key(service), encode(head), asking.body, end - sent, private=private
             )
             reply, outputs = _read(message, service, head.operation)
             if reply.failure is not None:
@@ -363,7 +330,7 @@ class Client:
         moved = Bytes(request.size + len(message.body))
         copy.settled = True
         self.view.add(RequestAnswered(service, stages, Seconds(now), reply.queued, moved, copy.due))
-        return Answer(outputs, service, reply.variant, stages, tuple(f"{s}: {e.message}" for s, e in attempts))
+        return Answer(outputs, service, reply.variant, stages, tuple(f"{s}: {e.message}" for s, e in asking.attempts))
 
     def _was_silent(self, service: ServiceId) -> bool:
         view = self.snapshot().services.get(service)
@@ -406,7 +373,51 @@ class Client:
             await asyncio.gather(self._probing, return_exceptions=True)
         if self._prober is not None:
             await self._prober.close()
+        self.robust.lookout.close()
         self.view.close()
+
+
+class _Asking:
+    """One request of a client, as its copies see it. Filters hold for every copy: what is private stays."""
+
+    __slots__ = ("attempts", "body", "client", "end", "head", "request")
+
+    def __init__(
+        self,
+        client: Client,
+        request: Request,
+        head: CallHead,
+        body: Sequence[Buffer],
+        end: float,
+        attempts: list[tuple[ServiceId, NearfarError]],
+    ) -> None:
+        self.client = client
+        self.request = request
+        self.head = head
+        self.body = body
+        self.end = end
+        self.attempts = attempts
+
+    def snapshot(self) -> Snapshot:
+        return self.client.snapshot()
+
+    def choose(self, excluded: tuple[ServiceId, ...]) -> Choice:
+        client, now = self.client, Seconds(time.monotonic())
+        again = _again(self.request, Milliseconds((self.end - now) * 1000), self.attempts, excluded)
+        snapshot = client.view.snapshot(now)
+        return Choice(again, decide(snapshot, again, now, client._random, client.policy), snapshot)
+
+    def ask(self, choice: Choice, first: ServiceId, since: float) -> tuple[Sent, Coroutine[Any, Any, Answer]]:
+        client, now = self.client, Seconds(time.monotonic())
+        if client.listeners:
+            client.listeners.decided(choice.request, choice.decision, choice.snapshot, now)
+        sent = client._launch(choice.decision)
+        if client.listeners:
+            client.listeners.hedged(choice.request, sent.service, first, Milliseconds((now - since) * 1000))
+        return sent, client._attempt(sent, choice.decision, self)
+
+    def drop(self, sent: Sent) -> None:
+        self.client._drop(sent)
 
 
 def _read(message: Message, service: ServiceId, operation: Operation) -> tuple[ReplyHead, list[Tensor]]:

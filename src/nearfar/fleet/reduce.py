@@ -80,16 +80,16 @@ def prune(snapshot: Snapshot, now: Seconds, after: Seconds = FORGET_AFTER) -> Sn
 
 
 class Draft:
-    """A snapshot in the making. A mapping is copied when it is first written to."""
+    """A snapshot in the making. A mapping is copied when it is first written to: until then it is that of the base."""
 
-    __slots__ = ("_base", "_models", "_own", "links", "missed", "nodes", "observed", "owed", "pending", "services",
+    __slots__ = ("_base", "_models", "links", "missed", "nodes", "observed", "owed", "pending", "services",
                  "unreliable")  # fmt: skip
 
     def __init__(self, base: Snapshot) -> None:
         self._base = base
-        self._own: set[str] = set()
         self._models: dict[ModelName, set[ServiceId]] = {}
-        # Typed as dict because they are copied before any write; `_writable` is the only way to one.
+        # Typed as dict because they are copied before any write, by `_writable`. What every request writes to does as
+        # `_writable` in place, which is twice as fast.
         self.nodes: dict[NodeId, NodeView] = base.nodes  # type: ignore[assignment]
         self.services: dict[ServiceId, ServiceView] = base.services  # type: ignore[assignment]
         self.links: dict[tuple[NodeId, NodeId], LinkView] = base.links  # type: ignore[assignment]
@@ -114,9 +114,9 @@ class Draft:
                         self.unreliable, self.owed, self.missed)  # fmt: skip
 
     def _writable(self, name: str) -> None:
-        if name not in self._own:
-            self._own.add(name)
-            setattr(self, name, getattr(self, name).copy())
+        mapping = getattr(self, name)
+        if mapping is getattr(self._base, name):
+            setattr(self, name, mapping.copy())
 
     def _members(self, service: ServiceId) -> set[ServiceId]:
         model = _model_of(service)
@@ -140,7 +140,8 @@ class Draft:
         self.links[source, report.peer] = LinkView(report.rtt, report.jitter, report.loss, report.bandwidth, at)
 
     def put_observed(self, service: ServiceId, observed: Observed) -> None:
-        self._writable("observed")
+        if self.observed is self._base.observed:
+            self.observed = self.observed.copy()
         self.observed[service] = observed
         if len(self.observed) > OBSERVED_MOST:
             self._drop_oldest()
@@ -166,7 +167,8 @@ class Draft:
 
     def count(self, service: ServiceId, change: int) -> None:
         """More or fewer requests under way; never below none, as a client may have forgotten the service meanwhile."""
-        self._writable("pending")
+        if self.pending is self._base.pending:
+            self.pending = self.pending.copy()
         count = self.pending.get(service, 0) + change
         if count > 0:
             self.pending[service] = count
@@ -175,7 +177,8 @@ class Draft:
 
     def owe(self, service: ServiceId, due: Seconds) -> None:
         if due != NEVER:
-            self._writable("owed")
+            if self.owed is self._base.owed:
+                self.owed = self.owed.copy()
             self.owed[service] = (*self.owed.get(service, ()), due)
 
     def settle(self, service: ServiceId, due: Seconds) -> None:
@@ -183,7 +186,8 @@ class Draft:
         dues = self.owed.get(service)
         if dues is None or due not in dues:
             return
-        self._writable("owed")
+        if self.owed is self._base.owed:
+            self.owed = self.owed.copy()
         if len(dues) == 1:
             del self.owed[service]
         else:
@@ -212,7 +216,6 @@ class Draft:
         self._writable("nodes")
         del self.nodes[node]
         if any(node in pair for pair in self.links):
-            self._own.add("links")
             self.links = {pair: link for pair, link in self.links.items() if node not in pair}
 
 
@@ -369,6 +372,7 @@ def _answered(draft: Draft, event: RequestAnswered) -> None:
         off = min(abs(at - event.due) * 1000, _LONGEST_MS)
         # The first one, as in RFC 6298, has nothing to be averaged with.
         spread = off if old.answered_at == NEVER else spread + WEIGHT * (off - spread)
+    queued = max(event.queued, 0)
     draft.put_observed(
         service,
         Observed(
@@ -380,10 +384,10 @@ def _answered(draft: Draft, event: RequestAnswered) -> None:
             "",
             old.failed_at,
             at,
-            max(event.queued, 0),
+            queued,
             at,
             Milliseconds(spread),
-            _others(draft, service, old, max(event.queued, 0)),
+            _others(draft, service, old, queued),
         ),
     )
 

@@ -8,7 +8,7 @@ That a model is present at all is decided before the chain, as a node without a 
 
 from __future__ import annotations
 
-from nearfar.fleet.health import node_health, quarantined
+from nearfar.fleet.health import QUARANTINE, node_health, quarantined
 from nearfar.fleet.snapshot import FRESH, ServiceView, Snapshot, service_health
 from nearfar.placement.refusal import Refusal
 from nearfar.placement.silence import silent
@@ -76,10 +76,11 @@ def refuse(snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds
         if free < total * LEAST_MEMORY:
             return Refusal(service, "memory", f"node {report.node} has {show_bytes(free)} of {show_bytes(total)} left")
 
-    out = quarantined(view, observed, pending, now)
-    if out is not None:
-        return Refusal(service, *out)
-    if (snapshot.missed or snapshot.owed) and silent(snapshot, view, now):
+    if view.broken.on or (observed is not None and observed.failures >= QUARANTINE):  # spares the healthy a call
+        out = quarantined(view, observed, pending, now)
+        if out is not None:
+            return Refusal(service, *out)
+    if (service in snapshot.owed or service in snapshot.missed) and silent(snapshot, view, now):
         return Refusal(service, "silent", "it owes an answer, and nothing has been heard from it since")
     return _unreliable(snapshot, request, service, pending, now) if snapshot.unreliable else None
 

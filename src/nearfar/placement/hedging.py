@@ -20,7 +20,7 @@ MOST_SAVED = 10.0
 """Hedges that may be saved up: those of 200 requests at 5 %. A burst of trouble gets no more at once."""
 _P95 = 2.0
 """Mean absolute deviations between mean and 95th percentile: 1.645 x sqrt(pi / 2) = 2.06 where it is normal."""
-_LEAST_WAIT = Milliseconds(5.0)
+LEAST_WAIT = Milliseconds(5.0)
 """Hedging sooner than this after what was expected would answer the wake-ups of a thread, not trouble."""
 
 
@@ -41,6 +41,8 @@ class Budget(msgspec.Struct, frozen=True):
 
     def earn(self) -> Budget:
         """After a request was sent for the first time."""
+        if self.tokens >= MOST_SAVED:
+            return self
         return Budget(self.share, min(self.tokens + self.share, MOST_SAVED))
 
     def spend(self) -> Budget:
@@ -56,7 +58,7 @@ def second_of(decision: Decision) -> Expectation | None:
 def percentile(expected: Expectation, observed: Observed | None) -> Milliseconds:
     """The 95th percentile of the expected completion: what links and answers strayed by, added to the mean."""
     spread = 0.0 if observed is None else observed.spread
-    return Milliseconds(expected.total + max(expected.margin, _P95 * spread, _LEAST_WAIT))
+    return Milliseconds(expected.total + max(expected.margin, _P95 * spread, LEAST_WAIT))
 
 
 def hedge_at(
@@ -72,4 +74,4 @@ def hedge_at(
     p95 = sent + percentile(expected, observed) / 1000
     if p95 + second.total / 1000 > end:
         return None
-    return Seconds(max(p95, end - (second.total + 2 * max(second.margin, _LEAST_WAIT)) / 1000))
+    return Seconds(max(p95, end - (second.total + 2 * max(second.margin, LEAST_WAIT)) / 1000))

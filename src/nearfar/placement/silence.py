@@ -42,14 +42,34 @@ def alarm(snapshot: Snapshot, view: ServiceView, due: Seconds | None = None) -> 
     if due is None:
         return None
     observed = snapshot.observed.get(service)
-    since = max(due, view.heard)
-    if observed is not None:
-        since = max(since, observed.answered_at, observed.queued_at)
-    return Seconds(since + tolerance(view, observed) / 1000)
+    return Seconds(max(due, _heard(view, observed)) + tolerance(view, observed) / 1000)
+
+
+def _heard(view: ServiceView, observed: Observed | None) -> Seconds:
+    """When anything came from it: a report, an answer or a refusal."""
+    return view.heard if observed is None else max(view.heard, observed.answered_at, observed.queued_at)
+
+
+def suspect_from(snapshot: Snapshot, view: ServiceView, sent: Seconds, due: Seconds, grace: Milliseconds) -> Seconds:
+    """From when on it is worth asking for the `alarm` of an answer that is due then: never later than that alarm.
+
+    Cheap, as it is asked of every request, and nearly all are answered before. `grace`, at most `LEAST`: so long after
+    it was due a usual answer is there. Who was silent already when the request was `sent` is given its time anew.
+    """
+    usual = Seconds(due + grace / 1000)
+    service = view.report.service
+    if service not in snapshot.owed and service not in snapshot.missed:
+        return usual
+    if _heard(view, snapshot.observed.get(service)) + LEAST / 1000 >= usual:
+        return usual
+    at = alarm(snapshot, view, due)  # what it owed before may be overdue sooner
+    return usual if at is None or at <= sent else min(usual, at)
 
 
 def silent(snapshot: Snapshot, view: ServiceView, now: Seconds) -> bool:
     """Whether it owes an answer and nothing has come from it for too long."""
+    if now - _heard(view, snapshot.observed.get(view.report.service)) < LEAST / 1000:
+        return False  # spares who is heard all the time a longer look
     at = alarm(snapshot, view)
     return at is not None and now >= at
 

@@ -96,7 +96,9 @@ class Predictive:
                     break
         near = best.cost * (1 + self.tie)
         ties = 1
-        while ties < len(ranked) and _order(ranked[ties])[:2] == _order(best)[:2] and ranked[ties].cost <= near:
+        for entry in ranked[1:]:
+            if entry.cost > near or entry.late is not best.late or entry.degraded is not best.degraded:
+                break
             ties += 1
         if ties > 1:
             ranked.insert(0, ranked.pop(int(rng.random() * ties)))
