@@ -15,6 +15,7 @@ from nearfar.errors import Cancelled
 from nearfar.placement.decide import Decision
 from nearfar.placement.filters import FAR_RUNTIMES
 from nearfar.placement.qos import Assessment, Level, Monitor, Promise
+from nearfar.placement.steering import complaint, forecast_of, wait_of
 from nearfar.types.ids import ModelName, ServiceId, StreamId
 from nearfar.types.request import Answer, Degrade, Qos, Request
 from nearfar.types.units import Bytes, Milliseconds, Seconds
@@ -101,12 +102,7 @@ class Keeper:
 
     def forecast(self, spent_ms: float = 0.0) -> Milliseconds | None:
         """What is to be expected of the incumbent from `spent_ms` after a frame on; None while the promise is kept."""
-        found = self.found
-        if found is None or found.level is Level.KEPT:
-            return None
-        # A broken promise without a forecast was broken by answers: what they took is what is to be expected.
-        ahead = found.quantile if found.forecast is None else found.forecast
-        return Milliseconds(max(0.0, min(ahead, 1e6) - spent_ms))
+        return forecast_of(self.found, spent_ms)
 
     def asks(self) -> tuple[ModelName, Qos]:
         """The model and the QoS that the next frame is asked for with, after all that is given up."""
@@ -128,8 +124,8 @@ class Keeper:
         now = self._now()
         if result.answer is not None:
             server = result.answer.served_by
-            if result.index > self._frame:
-                self._frame = result.index
+            if result.index > self._frame and (self.incumbent is None or not result.answer.aside):
+                self._frame = result.index  # what was answered by the way is not the incumbent's
                 if self.incumbent is not None and server != self.incumbent:
                     self.monitor.restart(now)
                 self.incumbent = server
@@ -181,8 +177,7 @@ class Keeper:
             self.levels[found.level] += 1
             report = getattr(self._seer, "promise_broken", None)
             if found.level is Level.BROKEN and report is not None and self.incumbent is not None:
-                told = f"{found.late} of {found.ends} answers late, most by {found.blame or 'loss'}"
-                report(self.incumbent, self.promise.deadline, told)
+                report(self.incumbent, self.promise.deadline, complaint(found))
                 self._looked = -math.inf  # who else would do is asked anew before anything is given up
         if not self.ladder.steps:
             return
@@ -198,10 +193,7 @@ class Keeper:
 
     def _wait(self) -> Milliseconds | None:
         """How long the next frame would wait at the incumbent, by the last look."""
-        for entry in self._decision.ranking if self._decision is not None else ():
-            if entry.service == self.incumbent and entry.expected is not None:
-                return entry.expected.wait
-        return None
+        return wait_of(self._decision, self.incumbent)
 
     def _state(self, found: Assessment) -> tuple[bool, bool]:
         """(trouble that nobody else would end, room to take something back)."""
