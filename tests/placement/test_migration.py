@@ -14,6 +14,7 @@ from nearfar.placement.migration import (
     LONGEST,
     LONGEST_PAUSE,
     MOST_PAUSES,
+    SELDOM,
     STRAYS,
     Abort,
     Action,
@@ -222,8 +223,11 @@ def test_whatever_happens_each_frame_has_one_owner_and_moves_are_in_order(data: 
                     assert action.source == before.owner and action.target == state.owner != action.source
                     assert not switches or action.at_frame > switches[-1].at_frame, "never two for one frame"
                     if action.planned:
-                        assert before.phase is Phase.DUAL and before.target == action.target
-                        assert sum(target == action.target for target, _ in copies) >= 2
+                        if before.phase is Phase.STEADY:
+                            assert before.due_at is not None and now - before.due_at > SELDOM and not before.open
+                        else:
+                            assert before.phase is Phase.DUAL and before.target == action.target
+                            assert sum(target == action.target for target, _ in copies) >= 2
                         assert action.at_frame == frame
                     switches.append(action)
                     assert state.phase is Phase.STEADY
@@ -244,6 +248,18 @@ def test_whatever_happens_each_frame_has_one_owner_and_moves_are_in_order(data: 
     assert len({at for _, at in copies}) == len(copies) <= frame + 1, "at most one copy of a frame"
     for one, other in itertools.pairwise(switches):
         assert one.target == other.source
+
+
+def test_a_stream_of_a_frame_every_few_minutes_goes_over_with_its_next_frame() -> None:
+    """Four copies would outlast the move; between its frames there is nothing to lose."""
+    due = FrameDue(6, B, Milliseconds(10.0), "b is better")
+    state, _ = play(OWNED, FrameDue(5, A), FrameEnded(5, A))
+    gone, actions = play(state, due, at=240.0)
+    assert actions == [Switch(A, B, 6, True, "b is better")] and gone.owner == B
+    _, actions = play(state, due, at=0.2)
+    assert actions == [Warm(B)]
+    waiting, _ = play(OWNED, FrameDue(5, A))
+    assert play(waiting, due, at=240.0)[1] == [Warm(B)], "not while a frame is under way"
 
 
 def test_copies_are_bounded_when_a_target_fails_for_ever() -> None:

@@ -16,6 +16,7 @@ from nearfar.simulate.frames import Frame
 from nearfar.simulate.measures import Summary
 from nearfar.simulate.run import Engine
 from nearfar.simulate.scenario import Scenario, load
+from nearfar.simulate.stream import watchable
 from nearfar.simulate.world import Node
 from tests.simulate.worlds import EXAMPLES, scenarios, small
 
@@ -196,6 +197,40 @@ def test_moves_and_flaps_are_counted_by_hand() -> None:
     assert summary.flaps == answers - 2, "and every move but the first goes back"
     kept = play(small(nodes=nodes, clients=clients, seconds=9), "nearest")
     assert (kept.moves, kept.flaps) == (0, 0)
+
+
+SLOW = {"at_s": 4.0, "kind": "slow", "nodes": "coral-*", "factor": 12.0}
+
+
+def test_a_planned_move_is_made_by_the_real_migration_and_its_copies_are_real_load() -> None:
+    nodes = [{"name": n, "device": n, "link": "lan"} for n in ("coral", "pi5")]
+    clients = [{"name": "c", "streams": 1, "fps": 10, "deadline_ms": 100}]
+    summary = play(small(nodes=nodes, clients=clients, changes=[SLOW]))
+    assert (summary.moves, summary.planned, summary.unplanned) == (1, 1, 0)
+    assert summary.shadows + summary.rescued >= 2 and summary.attempts >= summary.frames + summary.shadows
+    assert summary.late + summary.lost <= 4
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(scenario=scenarios())
+def test_every_move_of_a_stream_with_an_owner_is_planned_or_not(scenario: Scenario) -> None:
+    summary = play(scenario)
+    assert summary.moves == summary.planned + summary.unplanned
+    random = play(scenario, "random")
+    assert random.planned == random.unplanned == random.shadows == 0, "it picks anew for every frame"
+
+
+def test_a_monitor_enters_its_levels_and_complains_of_who_broke_the_promise() -> None:
+    nodes = [{"name": "n", "device": "coral", "link": "lan", "count": 1}]
+    clients = [{"name": "c", "streams": 1, "fps": 20, "deadline_ms": 60}]
+    summary = play(small(nodes=nodes, clients=clients, changes=[SLOW | {"nodes": "*"}], seconds=20))
+    assert summary.levels.get("broken", 0) >= 1
+
+
+def test_streams_of_a_frame_every_few_minutes_need_no_monitor() -> None:
+    engine = Engine(small(clients=[{"name": "c", "streams": 2, "fps": 0.05}], seconds=4), policy_of("predictive"))
+    stream = engine.streams[0]
+    assert not watchable(stream, 1.0) and watchable(stream, 4.0)
 
 
 def test_a_move_after_a_true_change_is_provoked() -> None:

@@ -82,7 +82,7 @@ class Asking(Protocol):
         ...
 
     def ask(self, choice: Choice, first: ServiceId, since: float) -> tuple[Sent, Coroutine[Any, Any, Answer]]:
-        """Count a copy as sent, and what sends it and awaits its answer. It is for the silence of `first` since then."""
+        """Count a copy as sent, and what sends it and awaits its answer. It stands in for `first`, silent so long."""
         ...
 
     def drop(self, sent: Sent) -> None:

@@ -7,7 +7,7 @@ the origin's own node. It draws again when too few may serve or all would be lat
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -43,7 +43,7 @@ class Decision(msgspec.Struct, frozen=True):
     """The chosen one is expected to miss the deadline, and with `predictive` so is every other; refusing is the
     caller's choice."""
     ranking: tuple[Ranked, ...]
-    """Best first, at most `SHOWN`."""
+    """Best first, at most `SHOWN`; the incumbent is among them, last, when it is not among the best."""
     refusals: tuple[Refusal, ...]
     """At most `REFUSALS`."""
     reason: str
@@ -124,7 +124,7 @@ def decide(
         best.service,
         expected,
         late,
-        tuple(ranked[:SHOWN]),
+        _shown(ranked, request.incumbent),
         tuple(sieve.refusals),
         _sentence(request, best, expected, late, len(candidates), policy.name),
         sieve.considered,
@@ -133,6 +133,16 @@ def decide(
         policy.name,
         best.aside,
     )
+
+
+def _shown(ranked: Sequence[Ranked], incumbent: ServiceId | None) -> tuple[Ranked, ...]:
+    """The best ones; the last of them gives way to the incumbent, whose figures its stream needs."""
+    shown = tuple(ranked[:SHOWN])
+    if incumbent is not None and len(ranked) > SHOWN and not any(entry.service == incumbent for entry in shown):
+        own = next((entry for entry in ranked[SHOWN:] if entry.service == incumbent), None)
+        if own is not None:
+            return (*shown[:-1], own)
+    return shown
 
 
 def _is_late(snapshot: Snapshot, request: Request, best: Ranked, now: Seconds) -> bool:

@@ -39,6 +39,9 @@ two services that are nearly alike cross at every other frame, and a move that t
 STRAYS = 3
 """Answers in a row of one other service, without a failure, after which the stream is where it is answered."""
 MOST_PAUSES = 16
+SELDOM = Seconds(LONGEST / (1 + DUAL_FRAMES))
+"""Frames further apart than this leave no time for copies before `LONGEST`. Nothing is under way between them, so that
+there is nothing to compare and nothing to lose: such a stream goes over with its next frame."""
 
 
 class Phase(StrEnum):
@@ -86,6 +89,8 @@ class Moving(msgspec.Struct, frozen=True):
     open: frozenset[int] = frozenset()
     """Frames that were due and have not ended."""
     pauses: Mapping[ServiceId, Pause] = {}
+    due_at: Seconds | None = None
+    """When the last frame was due."""
 
 
 # -- what happens -----------------------------------------------------------------------------------------------------
@@ -195,7 +200,10 @@ def pinned(state: Moving, best: ServiceId | None) -> ServiceId | None:
 
 def _due(state: Moving, event: FrameDue, now: Seconds) -> tuple[Moving, tuple[Action, ...]]:
     asides = state.asides + 1 if event.aside else 0
-    state = msgspec.structs.replace(state, last=event.frame, open=state.open | {event.frame}, asides=asides)
+    seldom = not state.open and state.due_at is not None and now - state.due_at > SELDOM
+    state = msgspec.structs.replace(
+        state, last=event.frame, open=state.open | {event.frame}, asides=asides, due_at=now
+    )  # fmt: skip
     owner, best = state.owner, event.best
     if 0 < asides < ASIDES and best is not None:
         best = owner
@@ -208,6 +216,8 @@ def _due(state: Moving, event: FrameDue, now: Seconds) -> tuple[Moving, tuple[Ac
         waits = pause is not None and now < pause.until and not (event.urgent and pause.failures == 0)
         if best is None or best == owner or waits or state.old is not None:
             return state, ()
+        if seldom:
+            return _switch(state, best, event.frame, True, event.reason)
         begun = msgspec.structs.replace(
             state, phase=Phase.WARMING, target=best, reason=event.reason, promised=event.promised,
             wanted=1 if event.urgent else DUAL_FRAMES, out=1, slow=0, since=now,

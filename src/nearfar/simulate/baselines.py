@@ -124,6 +124,8 @@ BUILT_IN: Mapping[str, type[Random | RoundRobin | LeastLoaded | Bound]] = {
     "omniscient": Omniscient,
     "clairvoyant": Clairvoyant,
 }
+PER_FRAME = frozenset(("random", "round-robin", "least-loaded", "nearest", "weighted"))
+"""Policies that take no notice of an incumbent: their streams are where they are answered, frame by frame."""
 ORDER = ("random", "round-robin", "least-loaded", "nearest", "weighted", "predictive", "omniscient", "clairvoyant")
 """As they stand in tables."""
 PLAYABLE = tuple(name for name in ORDER if name != Clairvoyant.name)

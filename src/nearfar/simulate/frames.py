@@ -10,6 +10,7 @@ from nearfar.types.ids import ServiceId
 if TYPE_CHECKING:
     import random
 
+    from nearfar.simulate.stream import Guard
     from nearfar.simulate.view import Gateway
     from nearfar.simulate.world import Node
 
@@ -27,7 +28,7 @@ class Outcome(StrEnum):
 class Stream:
     """One sequence of frames through one gateway."""
 
-    __slots__ = ("deadline", "gateway", "id", "incumbent", "large", "left", "left_at", "moved_at", "newest", "period",
+    __slots__ = ("deadline", "gateway", "guard", "id", "incumbent", "large", "left", "left_at", "moved_at", "newest", "period",
                  "rng", "size")  # fmt: skip
 
     def __init__(self, number: int, gateway: Gateway, period: float, deadline: float, size: int, large: bool,
@@ -45,13 +46,15 @@ class Stream:
         self.left_at = 0.0
         self.moved_at = 0.0
         self.newest = -1
+        self.guard: Guard | None = None
+        """Its monitor and its moves; None where the policy picks anew for every frame."""
 
 
 class Frame:
     """One frame. The luck of its first copy is drawn once, so that every policy meets the same."""
 
-    __slots__ = ("born", "code", "copies", "down", "end", "ended", "ended_at", "excluded", "factor", "given_up",
-                 "number", "open", "stream", "up", "z")  # fmt: skip
+    __slots__ = ("born", "code", "copies", "copy_to", "down", "end", "ended", "ended_at", "excluded", "factor",
+                 "failed", "given_up", "number", "open", "owner", "pin", "rescued", "stream", "up", "z")  # fmt: skip
 
     def __init__(self, stream: Stream, number: int, born: float, end: float, z: float, up: float, down: float,
                  factor: float) -> None:  # fmt: skip
@@ -73,6 +76,16 @@ class Frame:
         self.ended_at = 0.0
         self.code = ""
         """Why the last copy failed."""
+        self.owner: ServiceId | None = None
+        """The incumbent that its decisions know of."""
+        self.pin: ServiceId | None = None
+        """The only service that may be asked; None once that one failed."""
+        self.rescued = False
+        """Sent to the target of the move under way, since the owner would have been late."""
+        self.copy_to: ServiceId | None = None
+        """Set for the copy of a frame that a move sends to its target: its end is no frame's end."""
+        self.failed: tuple[ServiceId, ...] = ()
+        """To whom it was pinned in vain."""
 
 
 class Copy:

@@ -65,6 +65,20 @@ class Summary(msgspec.Struct, frozen=True):
     """Requests over which a service was found silent."""
     suspected_wrongly: int = 0
     """Those of them whose node was there after all: a lost packet, a slow link."""
+    asides: int = 0
+    """Frames sent elsewhere by the way because of a queue at the stream's service."""
+    rescued: int = 0
+    """Frames sent to the target of a move under way because the owner would have been late."""
+    planned: int = 0
+    """Moves after the target had answered copies; with `unplanned` all moves of policies that keep an incumbent."""
+    unplanned: int = 0
+    """Moves at once: the service was gone, refused or failed."""
+    aborted: int = 0
+    """Moves that were begun and given up."""
+    shadows: int = 0
+    """Copies of frames sent to the target of a move; also in `attempts`."""
+    levels: dict[str, int] = {}
+    """How often streams' monitors entered each level."""
     options: dict[str, float] = {}
     series: dict[str, list[float]] = {}
 
@@ -85,6 +99,13 @@ class Measures:
         self.asked_again = 0
         self.suspected = 0
         self.suspected_wrongly = 0
+        self.asides = 0
+        self.rescued = 0
+        self.planned = 0
+        self.unplanned = 0
+        self.aborted = 0
+        self.shadows = 0
+        self.levels: Counter[str] = Counter()
         self.changes = 0
         self.latency = Histogram()
         self._seconds = seconds
@@ -160,6 +181,13 @@ class Measures:
             asked_again=self.asked_again,
             suspected=self.suspected,
             suspected_wrongly=self.suspected_wrongly,
+            asides=self.asides,
+            rescued=self.rescued,
+            planned=self.planned,
+            unplanned=self.unplanned,
+            aborted=self.aborted,
+            shadows=self.shadows,
+            levels=dict(sorted(self.levels.items())),
             series={
                 "sent": [float(n) for n in self._sent],
                 "violations": [float(n) for n in self._bad],

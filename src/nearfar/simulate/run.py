@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import gc
 import heapq
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import msgspec
 
 from nearfar.errors import DeadlineExceeded, NoCandidate, Overloaded, Unreachable
 from nearfar.fleet.doomed import doomed, refusable
@@ -20,6 +23,7 @@ from nearfar.fleet.events import NEVER, RequestAnswered, RequestFailed, RequestS
 from nearfar.fleet.snapshot import Snapshot
 from nearfar.placement.decide import Decision, decide
 from nearfar.placement.hedging import hedge_at, second_of
+from nearfar.placement.migration import Switch
 from nearfar.placement.policies.base import Policy
 from nearfar.placement.silence import alarm, given_up_code, tolerance
 from nearfar.simulate import baselines, happenings
@@ -28,9 +32,10 @@ from nearfar.simulate.foresight import foresee
 from nearfar.simulate.frames import Copy, Frame, Outcome, Stream
 from nearfar.simulate.measures import Measures, Summary
 from nearfar.simulate.scenario import Scenario
+from nearfar.simulate.stream import Guard
 from nearfar.simulate.view import ANSWER, Gateway
 from nearfar.simulate.world import MODEL, Node, World
-from nearfar.types.ids import ServiceId
+from nearfar.types.ids import ServiceId, node_of
 from nearfar.types.request import Qos, Request, Stages
 from nearfar.types.units import Bytes, Milliseconds, Seconds
 
@@ -71,6 +76,7 @@ class Engine:
         self._number = 0
         self._bound = isinstance(policy, baselines.Bound)
         self._robust = not self._bound and robust
+        self._guarded = not self._bound and policy.name not in baselines.PER_FRAME
         self._enter()
         happenings.begin(self)
 
@@ -81,6 +87,8 @@ class Engine:
 
     def _enter(self) -> None:
         backhaul = self.world.links.get(self.scenario.sites.backhaul)
+        rates = [change.factor for change in self.scenario.changes if change.kind == "rate"]
+        most_rate = math.prod(max(factor, 1 / factor) for factor in rates)
         for group in self.scenario.clients:
             access = self.world.links[group.access] if group.access else None
             gateways = [
@@ -98,6 +106,8 @@ class Engine:
                     int(group.size_kb * 1000), group.large,
                     random.Random(f"{self.seed} stream {number}"),  # noqa: S311
                 )  # fmt: skip
+                if self._guarded:
+                    stream.guard = Guard(stream, self.measures, self._went_over, most_rate)
                 self.streams.append(stream)
                 self.at(START + stream.rng.random() * stream.period, self._born, stream, 0)
 
@@ -124,15 +134,52 @@ class Engine:
             return
         gateway = stream.gateway
         gateway.hedges = gateway.hedges.earn()
-        self._ask(frame)
+        if stream.guard is None:
+            frame.owner = stream.incumbent
+            self._ask(frame)
+        else:
+            self._due(frame, stream.guard)
+
+    def _due(self, frame: Frame, guard: Guard) -> None:
+        """Ask the decision, then the stream's moves, who has this frame; and send the copy that a move wants of it."""
+        frame.owner = guard.state.owner
+        snapshot, decision = self._decide(frame, ())
+        assigned = guard.due(frame, decision, self.now)
+        if assigned.pin is not None:
+            self._ask(frame)
+        elif decision.chosen is None:
+            self._end(frame, Outcome.LOST, NoCandidate.code)
+        else:
+            self._launch(frame, snapshot, decision)
+        if assigned.copy is not None:
+            self._shadow(frame, assigned.copy)
+
+    def _shadow(self, frame: Frame, target: ServiceId) -> None:
+        """A copy of the frame, as real a load as any; its answer is no result."""
+        number = frame.number
+        luck = random.Random(f"{self.seed} {frame.stream.id} {number} to {target}")  # noqa: S311
+        copy = Frame(frame.stream, number, self.now, frame.end, luck.gauss(0.0, 1.0), luck.random(), luck.random(),
+                     frame.factor)  # fmt: skip
+        copy.owner = copy.pin = copy.copy_to = target
+        self.measures.shadows += 1
+        self.at(copy.end, self._deadline, copy)
+        self._ask(copy)
 
     def _decide(self, frame: Frame, excluded: tuple[ServiceId, ...]) -> tuple[Snapshot, Decision]:
         stream, now = frame.stream, self.now
         gateway = stream.gateway
         deadline = Milliseconds((frame.end - now) * 1000) if stream.deadline else None
         request = Request(
-            MODEL, gateway.name, Bytes(stream.size), Bytes(ANSWER), Qos(deadline), None, stream.incumbent, excluded
+            MODEL, gateway.name, Bytes(stream.size), Bytes(ANSWER), Qos(deadline), None, frame.owner, excluded
         )
+        guard = stream.guard
+        if guard is not None:
+            forecast = guard.forecast((now - frame.born) * 1000) if frame.copy_to is None else None
+            if frame.pin is not None:
+                qos = Qos(deadline, node=node_of(frame.pin))
+                request = msgspec.structs.replace(request, qos=qos, forecast=forecast)
+            elif forecast is not None:
+                request = msgspec.structs.replace(request, forecast=forecast)
         snapshot = gateway.snapshot(now)
         decision = decide(snapshot, request, Seconds(now), gateway.rng, self.policy)  # type: ignore[arg-type]
         if self._watcher is not None:
@@ -143,6 +190,9 @@ class Engine:
     def _ask(self, frame: Frame) -> None:
         """Send it to whoever is best; when nobody may take it and no copy is under way, that is its end."""
         snapshot, decision = self._decide(frame, frame.excluded)
+        if decision.chosen is None and frame.pin is not None and frame.copy_to is None and not frame.open:
+            frame.failed, frame.pin, frame.owner = (frame.pin,), None, None
+            snapshot, decision = self._decide(frame, frame.excluded)
         if decision.chosen is None:
             if not frame.open:
                 self._end(frame, Outcome.LOST, frame.code or NoCandidate.code)
@@ -162,7 +212,7 @@ class Engine:
         gateway.add(RequestSent(service, Seconds(now), Seconds(due)))
         if not self._robust:
             return
-        if frame.copies == 1 and stream.deadline:
+        if frame.copies == 1 and stream.deadline and frame.pin is None:
             observed = snapshot.observed.get(service)
             at = hedge_at(expected, observed, second_of(decision), Seconds(now), Seconds(frame.end))
             if at is not None:
@@ -302,8 +352,15 @@ class Engine:
             gateway = frame.stream.gateway
             gateway.add(RequestAnswered(service, stages, Seconds(now), queued, moved, Seconds(copy.due)))
             self._cancel_others(frame)
+            guard = frame.stream.guard
+            if guard is not None:
+                if frame.copy_to is None:
+                    guard.ended(frame, service, copy.aside, now)
+                    guard.answered(frame, service, copy.aside or frame.rescued, stages, now)
+                else:
+                    guard.copied(service, (now - frame.born) * 1000, "", now)
         self._end(frame, Outcome.IN_TIME)
-        if not copy.aside:
+        if not copy.aside and frame.stream.guard is None:
             self._served(frame, copy.node)
 
     def _cancel_others(self, frame: Frame) -> None:
@@ -360,6 +417,7 @@ class Engine:
         if frame.ended or not frame.open:
             return
         frame.given_up = True
+        self._unanswered(frame, DeadlineExceeded.code)
         gone = []
         for copy in frame.open:
             if not self._bound:
@@ -381,27 +439,47 @@ class Engine:
             self._end(frame, Outcome.LOST, code)
 
     def _end(self, frame: Frame, outcome: Outcome, code: str = "") -> None:
-        self.measures.end(frame, outcome, self.now, code)
+        if outcome is Outcome.LOST and not frame.given_up:
+            self._unanswered(frame, code)
+        if frame.copy_to is None:
+            self.measures.end(frame, outcome, self.now, code)
+        frame.ended = True
         frame.ended_at = self.now
 
+    def _unanswered(self, frame: Frame, code: str) -> None:
+        """Whoever waited for the frame waits no longer."""
+        guard, now = frame.stream.guard, self.now
+        if guard is None:
+            return
+        if frame.copy_to is not None:
+            guard.copied(frame.copy_to, (now - frame.born) * 1000, code, now)
+            return
+        guard.ended(frame, None, False, now)
+        guard.missed(now)
+
     def _served(self, frame: Frame, node: Node) -> None:
-        """Who serves the stream now, and whether that is a move or a flap."""
-        stream, now, measures = frame.stream, self.now, self.measures
+        """Who serves the stream now, where the policy picks anew for every frame."""
+        stream = frame.stream
         if frame.number < stream.newest:
             return  # an older answer that came later moves nothing
         stream.newest = frame.number
         before = stream.incumbent
-        if before == node.service:
-            return
         stream.incumbent = node.service
-        if before is None:
-            return
+        if before is not None and before != node.service:
+            self._move(stream, before, node.service)
+
+    def _went_over(self, stream: Stream, switch: Switch) -> None:
+        self._move(stream, switch.source, switch.target)
+
+    def _move(self, stream: Stream, before: ServiceId, after: ServiceId) -> None:
+        """Count a move, and whether it was provoked, or a flap."""
+        now, measures = self.now, self.measures
         measures.moved(now)
-        old = self.world.by_service[before]
-        changed = max(old.changed_at, node.changed_at, stream.gateway.changed_at)
+        old, new = self.world.by_service[before], self.world.by_service[after]
+        changed = max(old.changed_at, new.changed_at, stream.gateway.changed_at)
         if changed < stream.moved_at - PROVOKED_S:
             measures.unprovoked += 1
-        back = stream.left == node.service and now - stream.left_at <= self.scenario.flap_s
+        back = stream.left == after and now - stream.left_at <= self.scenario.flap_s
         if back and changed < stream.left_at - PROVOKED_S:
             measures.flaps += 1
         stream.left, stream.left_at = before, now

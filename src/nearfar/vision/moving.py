@@ -26,9 +26,9 @@ from nearfar.placement.migration import (
     Shadow,
     Switch,
     Warm,
-    pinned,
     step,
 )
+from nearfar.placement.steering import assign, due_of
 from nearfar.types.ids import ModelName, ServiceId, StreamId, node_of
 from nearfar.types.request import Answer, Qos, Request
 from nearfar.types.units import Bytes, Milliseconds, Seconds
@@ -97,6 +97,8 @@ class Mover:
         """To whom the last frame that was due is pinned."""
         self._wanted: dict[int, ServiceId] = {}
         """Frames of which a copy is to be sent, and to whom."""
+        self._rescued: dict[int, tuple[ServiceId, float]] = {}
+        """Frames that went to the target since the owner would have been late, and when they were due."""
         self._own: dict[int, asyncio.Future[Answer | None]] = {}
         """What the owner answers to frames of which a copy was sent."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,18 +121,13 @@ class Mover:
             self._step(FrameDue(frame, None))
             return Assigned(None, None, self.state.owner)
         decision, request = self._decide(self._chooser, frame, self._size or raw_bytes, spent_ms)
-        best = decision.ranking[0] if decision.ranking else None
-        concerned = (self.state.owner, self.state.target)
-        refused = {ServiceId(r.subject): r.reason for r in decision.refusals if r.subject in concerned}
-        promised = best.expected.total if best is not None and best.expected is not None else Milliseconds(0.0)
-        reason, urgent = _why(decision, self.state.owner), self.forecast is not None
-        due = FrameDue(frame, decision.chosen, promised, reason, refused, urgent, decision.late, decision.aside)
-        copy: ServiceId | None = None
-        for action in self._step(due):
-            if isinstance(action, Warm | Shadow):
-                copy = action.target
-                self._wanted[frame] = copy
-        pin = self._pin = None if decision.aside else pinned(self.state, decision.chosen)
+        actions = self._step(due_of(frame, decision, self.state, self.forecast is not None))
+        pin, copy, rescued = assign(self.state, decision, actions)
+        if copy is not None:
+            self._wanted[frame] = copy
+        if rescued and pin is not None:
+            self._rescued[frame] = (pin, self._clock())
+        self._pin = self.state.owner if rescued else pin
         if pin is not None and (listeners := getattr(self._seer, "listeners", None)):
             # What is asked next is pinned: this is the decision with everybody's figures.
             listeners.decided(request, decision, self._chooser.snapshot(), Seconds(self._clock()))
@@ -181,10 +178,15 @@ class Mover:
         elif (target := self._wanted.pop(frame, None)) is not None:
             self._step(CopyEnded(target, sent=False))
         by = None
+        rescuer, since = self._rescued.pop(frame, (None, 0.0))
         if answer is not None:
             by = answer.served_by
             failed = (*failed, *(ServiceId(told.partition(": ")[0]) for told in answer.attempts))
-            if answer.aside and self._chooser is not None and self.state.owner is not None:
+            if by == rescuer:
+                took = Milliseconds((self._clock() - since) * 1e3)
+                self._step(CopyEnded(by, took, "", self.qos.deadline))
+                by, failed = None, ()
+            elif answer.aside and self._chooser is not None and self.state.owner is not None:
                 by, failed = None, ()  # of this frame alone: the stream stays, and the next decision may move it
         self._step(FrameEnded(frame, by, failed, self._chooser is not None))
 
@@ -226,12 +228,6 @@ class Mover:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _why(decision: Decision, owner: ServiceId | None) -> str:
-    """The decision's reason, and the figures of the service that the stream would leave for it."""
-    left = next((ranked for ranked in decision.ranking[1:] if ranked.service == owner), None)
-    return decision.reason if left is None or not left.why else f"{decision.reason} {owner}: {left.why}."
 
 
 def differs(mine: Answer, theirs: Answer) -> str:

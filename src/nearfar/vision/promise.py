@@ -15,6 +15,7 @@ from nearfar.errors import Cancelled
 from nearfar.placement.decide import Decision
 from nearfar.placement.filters import FAR_RUNTIMES
 from nearfar.placement.qos import Assessment, Level, Monitor, Promise
+from nearfar.placement.steering import complaint, forecast_of, wait_of
 from nearfar.types.ids import ModelName, ServiceId, StreamId
 from nearfar.types.request import Answer, Degrade, Qos, Request
 from nearfar.types.units import Bytes, Milliseconds, Seconds
@@ -112,14 +113,9 @@ class Keeper:
 
         None also for another `owner` than the one whose answers were watched: its trouble is not that of the next one.
         """
-        found = self.found
         if owner is not None and owner != self.incumbent:
             return None
-        if found is None or found.level is Level.KEPT:
-            return None
-        # A broken promise without a forecast was broken by answers: what they took is what is to be expected.
-        ahead = found.quantile if found.forecast is None else found.forecast
-        return Milliseconds(max(0.0, min(ahead, 1e6) - spent_ms))
+        return forecast_of(self.found, spent_ms)
 
     def asks(self) -> tuple[ModelName, Qos]:
         """The model and the QoS that the next frame is asked for with, after all that is given up."""
@@ -198,8 +194,7 @@ class Keeper:
         if found.level is not before:
             report = getattr(self._seer, "promise_broken", None)
             if found.level is Level.BROKEN and report is not None and self.incumbent is not None:
-                told = f"{found.late} of {found.ends} answers late, most by {found.blame or 'loss'}"
-                report(self.incumbent, self.promise.deadline, told)
+                report(self.incumbent, self.promise.deadline, complaint(found))
                 self._looked = -math.inf  # who else would do is asked anew before anything is given up
         if not self.ladder.steps:
             return
@@ -223,10 +218,7 @@ class Keeper:
 
     def _wait(self) -> Milliseconds | None:
         """How long the next frame would wait at the incumbent, by the last look."""
-        for entry in self._decision.ranking if self._decision is not None else ():
-            if entry.service == self.incumbent and entry.expected is not None:
-                return entry.expected.wait
-        return None
+        return wait_of(self._decision, self.incumbent)
 
     def _state(self, found: Assessment) -> tuple[bool, bool]:
         """(trouble that nobody else would end, room to take something back)."""
