@@ -106,8 +106,8 @@ def tables(found: dict[str, list[Summary]]) -> Iterator[str]:
         moves = f"{ours.moves} / {ours.flaps} / {ours.true_changes}"
         yield f"| {name} | {' | '.join(shares)} | {of} | {moves} |"
     yield (
-        "\n| scenario, seed | frames | planned / unplanned moves | aborted | copies | asides | rescued | threatened, broken "
-        "| hedges | asked again | suspected: wrongly |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "\n| scenario, seed | frames | planned / unplanned moves | aborted | copies | asides | rescued "
+        "| threatened, broken | hedges | asked again | suspected: wrongly |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     for name, many in found.items():
         for s in many:

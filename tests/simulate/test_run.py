@@ -205,8 +205,8 @@ SLOW = {"at_s": 4.0, "kind": "slow", "nodes": "coral-*", "factor": 12.0}
 
 def test_a_planned_move_is_made_by_the_real_migration_and_its_copies_are_real_load() -> None:
     nodes = [{"name": n, "device": n, "link": "lan"} for n in ("coral", "pi5")]
-    clients = [{"name": "c", "streams": 1, "fps": 10, "deadline_ms": 100}]
-    summary = play(small(nodes=nodes, clients=clients, changes=[SLOW]))
+    clients = [{"name": "c", "streams": 1, "fps": 10, "deadline_ms": 60}]
+    summary = play(small(nodes=nodes, clients=clients, changes=[SLOW | {"factor": 3.2}]))
     assert (summary.moves, summary.planned, summary.unplanned) == (1, 1, 0)
     assert summary.shadows + summary.rescued >= 2 and summary.attempts >= summary.frames + summary.shadows
     assert summary.late + summary.lost <= 4
