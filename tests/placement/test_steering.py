@@ -11,7 +11,8 @@ from nearfar.types.ids import ServiceId
 from nearfar.types.units import Milliseconds, Seconds
 
 A, B = ServiceId("a/yard"), ServiceId("b/yard")
-WAITS = Expectation(*(Milliseconds(n) for n in (1.0, 2.0, 30.0, 4.0, 0.0, 37.0)), "measured link")
+ZERO = Milliseconds(0.0)
+WAITS = Expectation(ZERO, ZERO, Milliseconds(30.0), ZERO, ZERO, Milliseconds(30.0), "measured link")
 MOVING = Moving(owner=A, phase=Phase.DUAL, target=B, last=4, moved_at=0)
 
 

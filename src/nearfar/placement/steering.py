@@ -1,4 +1,4 @@
-"""What a stream's decision, monitor and moves tell each other. Pure; one code for real streams and for the testbed's."""
+"""What a stream's decision, monitor and moves tell each other. Pure; the same for real and simulated streams."""
 
 from __future__ import annotations
 

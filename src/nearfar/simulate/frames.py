@@ -28,8 +28,8 @@ class Outcome(StrEnum):
 class Stream:
     """One sequence of frames through one gateway."""
 
-    __slots__ = ("deadline", "gateway", "guard", "id", "incumbent", "large", "left", "left_at", "moved_at", "newest", "period",
-                 "rng", "size")  # fmt: skip
+    __slots__ = ("deadline", "gateway", "guard", "id", "incumbent", "large", "left", "left_at", "moved_at",
+                 "newest", "period", "rng", "size")  # fmt: skip
 
     def __init__(self, number: int, gateway: Gateway, period: float, deadline: float, size: int, large: bool,
                  rng: random.Random) -> None:  # fmt: skip

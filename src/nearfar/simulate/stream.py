@@ -1,4 +1,4 @@
-"""A simulated stream's own: the real monitor and the real migration, as `vision/promise.py` and `vision/moving.py` use them.
+"""A simulated stream's monitor and moves: the real ones, used as `vision/promise.py` and `vision/moving.py` use them.
 
 Here is only the glue: what the engine tells them, and what is counted of what they say.
 """
