@@ -107,8 +107,8 @@ def tables(found: dict[str, list[Summary]]) -> Iterator[str]:
         yield f"| {name} | {' | '.join(shares)} | {of} | {moves} |"
     yield (
         "\n| scenario, seed | frames | planned / unplanned moves | aborted | copies | asides | rescued "
-        "| threatened, broken | hedges | asked again | suspected (wrongly) |\n"
-        "|---|---|---|---|---|---|---|---|---|---|---|"
+        "| threatened, broken | hedges | asked again | suspected: wrongly |"
+        "\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     for name, many in found.items():
         for s in many:
