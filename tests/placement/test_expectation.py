@@ -206,3 +206,10 @@ def test_it_reads_as_a_sentence_of_its_parts() -> None:
 def test_link_of_a_node_that_is_not_known() -> None:
     world = fleet(service_view("pi/yard"))
     assert link_to(world, NodeId("nobody"), world.services[sid("pi")], NOW).rtt == PRIOR_RTT
+
+
+def test_a_chain_of_own_requests_does_not_drift_away() -> None:
+    """Each is due after the one before: a service faster than it reports would look ever later while it is busy."""
+    world = fleet(service_view("pi/yard", service_ms=10.0), links={"pi": link(2.0)})
+    dues = tuple(Seconds(NOW + 5.0 + n * 0.01) for n in range(4))
+    assert of(msgspec.structs.replace(world, owed={sid("pi"): dues})).wait == 2 * 4 * 10.0

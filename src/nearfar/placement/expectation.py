@@ -179,7 +179,8 @@ def _mine(dues: tuple[Seconds, ...], now: Seconds, way: float, time: float, work
     """Milliseconds until a worker has done what this client has under way there, seen from a request sent now.
 
     A request that is due at d leaves the service half a way earlier, and this one arrives half a way later. What is
-    overdue still waits there, as far as we know.
+    overdue still waits there, as far as we know. Never more than all of it twice over: each is due after the one
+    before, so that a service that is faster than it reports would else drift away from us while it is kept busy.
     """
     if workers > 1:
         if len(dues) < workers:
@@ -192,7 +193,7 @@ def _mine(dues: tuple[Seconds, ...], now: Seconds, way: float, time: float, work
             late += 1
     if late:
         wait = max(wait, (late - 0.5) * time)
-    return wait if wait > 0 else 0.0
+    return min(wait, 2 * len(dues) * time) if wait > 0 else 0.0
 
 
 def expect(
