@@ -122,7 +122,7 @@ def test_what_cannot_be_played_is_an_error_of_ours(arguments: list[str]) -> None
 def test_ctrl_c_shows_what_was_played_and_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     from nearfar.simulate import run as engine
 
-    born, count = engine.Engine._born, 0
+    born, count = engine.Engine.born, 0
 
     def interrupted(self: Any, *arguments: Any) -> None:
         nonlocal count
@@ -131,7 +131,7 @@ def test_ctrl_c_shows_what_was_played_and_exits_with_130(monkeypatch: pytest.Mon
             raise KeyboardInterrupt
         born(self, *arguments)
 
-    monkeypatch.setattr(engine.Engine, "_born", interrupted)
+    monkeypatch.setattr(engine.Engine, "born", interrupted)
     told = run(STEADY, "--policy", "random", "--policy", "predictive", "--json")
     plain = json.loads(told.stdout)
     assert told.exit_code == 130 and plain["complete"] is False

@@ -17,7 +17,7 @@ from nearfar.placement.decide import Decision
 from nearfar.placement.policies.base import Ranked
 from nearfar.settings import load
 from nearfar.types.ids import ModelName, ServiceId, StreamId
-from nearfar.types.image import Image
+from nearfar.types.image import Image, ImageKind
 from nearfar.types.request import Request
 from nearfar.types.units import Seconds
 from nearfar.vision.areas import parse_areas
@@ -109,7 +109,9 @@ def watched(fleet: dict[str, Any], film: Path, every: int) -> tuple[list[FrameRe
                 return decide(request)
 
             client.decide = wander  # type: ignore[method-assign]
-            engine = Watch(open_source(str(film)), client, YARD, on_result=on_result, stream=StreamId("s"))
+            engine = Watch(
+                open_source(str(film)), client, YARD, on_result=on_result, stream=StreamId("s"), always=ImageKind.BGR
+            )
             engines.append(engine)
             return await asyncio.wait_for(engine.run(), 120)
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from nearfar.simulate.baselines import Random
+from nearfar.simulate.entrance import START
 from nearfar.simulate.frames import Stream
-from nearfar.simulate.run import START, Engine
+from nearfar.simulate.run import Engine
 from nearfar.simulate.scenario import Scenario
 from nearfar.simulate.view import Gateway
 from nearfar.simulate.world import FOREVER, Node, spells

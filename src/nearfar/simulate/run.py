@@ -6,13 +6,10 @@ Gateways decide with the real `placement.decide` on snapshots folded by the real
 
 from __future__ import annotations
 
-import gc
 import heapq
-import math
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -26,10 +23,11 @@ from nearfar.placement.hedging import hedge_at, second_of
 from nearfar.placement.migration import Switch
 from nearfar.placement.policies.base import Policy
 from nearfar.placement.silence import alarm, given_up_code, tolerance
-from nearfar.simulate import baselines, happenings
+from nearfar.simulate import baselines, entrance, happenings
 from nearfar.simulate.devices import LARGE
 from nearfar.simulate.foresight import foresee
 from nearfar.simulate.frames import Copy, Frame, Outcome, Stream
+from nearfar.simulate.garbage import few_collections
 from nearfar.simulate.measures import Measures, Summary
 from nearfar.simulate.scenario import Scenario
 from nearfar.simulate.stream import Guard
@@ -41,8 +39,6 @@ from nearfar.types.units import Bytes, Milliseconds, Seconds
 
 PATIENCE = 30.0
 """Seconds to wait for an answer without a deadline; as `client/client.py`."""
-START = 3.0
-"""Seconds before the first frame, in which telemetry and pings come in."""
 MOST_ATTEMPTS = 8
 MOST_COPIES = 3
 """Of a frame, under way at a time. Both as `client/client.py`."""
@@ -76,8 +72,8 @@ class Engine:
         self._number = 0
         self._bound = isinstance(policy, baselines.Bound)
         self._robust = not self._bound and robust
-        self._guarded = not self._bound and policy.name not in baselines.PER_FRAME
-        self._enter()
+        self.guarded = not self._bound and policy.name not in baselines.PER_FRAME
+        entrance.enter(self)
         happenings.begin(self)
 
     def at(self, moment: float, call: Callable[..., None], *arguments: Any) -> None:
@@ -85,35 +81,9 @@ class Engine:
         self._number += 1
         heapq.heappush(self._heap, (moment, self._number, call, arguments))
 
-    def _enter(self) -> None:
-        backhaul = self.world.links.get(self.scenario.sites.backhaul)
-        rates = [change.factor for change in self.scenario.changes if change.kind == "rate"]
-        most_rate = math.prod(max(factor, 1 / factor) for factor in rates)
-        for group in self.scenario.clients:
-            access = self.world.links[group.access] if group.access else None
-            gateways = [
-                Gateway(f"{group.name}-gw{i}", group.name, self.world.nodes, access, self.seed)
-                for i in range(group.gateways)
-            ]
-            for i, gateway in enumerate(gateways):
-                gateway.site = i % self.scenario.sites.count
-                gateway.route(self.world.nodes, backhaul)
-            self.gateways += gateways
-            for i in range(group.streams):
-                number = len(self.streams)
-                stream = Stream(
-                    number, gateways[i % len(gateways)], 1 / group.fps, group.deadline_ms / 1000,
-                    int(group.size_kb * 1000), group.large,
-                    random.Random(f"{self.seed} stream {number}"),  # noqa: S311
-                )  # fmt: skip
-                if self._guarded:
-                    stream.guard = Guard(stream, self.measures, self._went_over, most_rate)
-                self.streams.append(stream)
-                self.at(START + stream.rng.random() * stream.period, self._born, stream, 0)
-
     # -- frames --------------------------------------------------------------------------------------------------------
 
-    def _born(self, stream: Stream, number: int) -> None:
+    def born(self, stream: Stream, number: int) -> None:
         now, rng = self.now, stream.rng
         factor = rng.uniform(*LARGE) if stream.large else 1.0
         end = now + (stream.deadline or PATIENCE)
@@ -121,7 +91,7 @@ class Engine:
         self.measures.frames += 1
         again = now + stream.period / stream.gateway.rate
         if again < self.scenario.seconds:
-            self.at(again, self._born, stream, number + 1)
+            self.at(again, self.born, stream, number + 1)
         self.at(end, self._deadline, frame)
         if self._bound:
             node = foresee(self.world, frame, now, self.policy.deaths)  # type: ignore[union-attr]
@@ -468,7 +438,7 @@ class Engine:
         if before is not None and before != node.service:
             self._move(stream, before, node.service)
 
-    def _went_over(self, stream: Stream, switch: Switch) -> None:
+    def went_over(self, stream: Stream, switch: Switch) -> None:
         self._move(stream, switch.source, switch.target)
 
     def _move(self, stream: Stream, before: ServiceId, after: ServiceId) -> None:
@@ -495,7 +465,7 @@ class Engine:
         told = step
         complete = True
         try:
-            with _few_collections():
+            with few_collections():
                 while heap:
                     moment, _, call, arguments = heapq.heappop(heap)
                     if moment > seconds and self.measures.ended == self.measures.frames:
@@ -514,17 +484,3 @@ class Engine:
         return self.measures.summary(
             self.scenario.name, name, self.seed, played, complete, self.world.nodes, self.events, wall
         )
-
-
-@contextmanager
-def _few_collections() -> Iterator[None]:
-    """Snapshots are many small containers that refer to no cycle: the collector would walk them in vain."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 50, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
