@@ -1,12 +1,12 @@
 """Whether the testbed tells the truth: the same scenarios in virtual time and on real processes of this machine.
 
-What is measured: `live-unequal` and `live-failures` of `examples/scenarios` under random, round robin, least loaded and
-predictive: share of frames without an answer in time, simulated and live, p50 of the answers, moves. Both play the same
-frames at the same moments; service times are log-normal in both, drawn apart. One seed, no warm-up beyond the first three
-seconds of each run, which bring telemetry only. Live runs go over an emulated network (root), else over loopback, where
-`live-failures` is left out as nothing can be cut there.
-Limits in the same run: what chance allows (95 % of the binomial law, at least a quarter of the simulated rate), how late
-the gateways were woken and how late a killed node was back: on a busy machine the live figures mean little.
+What is measured: `live-unequal` and `live-failures` of `examples/scenarios` under random, round robin, least loaded
+and predictive: share of frames without an answer in time, simulated and live, p50 of the answers, moves. Both play the
+same frames at the same moments; service times are log-normal in both, drawn apart. One seed; the first three seconds
+bring telemetry only. Live runs go over an emulated network (root), else over loopback, where `live-failures` is left
+out as nothing can be cut there.
+Limits in the same run: what chance allows (95 % of the binomial law, at least a quarter of the simulated rate), how
+late gateways were woken and how far off its time a killed node was back: on a busy machine live figures mean little.
 Run: python -m benchmarks.live [--network auto|tap|mesh] [--only NAME]
 """
 

@@ -92,7 +92,7 @@ SMALL = {
 
 
 def test_policies_stand_as_simulated_without_a_network_of_their_own() -> None:
-    compare(parse(SMALL), "mesh", ("random", "predictive"))
+    compare(parse(SMALL), "mesh", ("round-robin", "predictive"))
 
 
 # -- nothing is left ---------------------------------------------------------------------------------------------------
