@@ -5,7 +5,7 @@ and predictive: share of frames without an answer in time, simulated and live, p
 same frames at the same moments; service times are log-normal in both, drawn apart. One seed; the first three seconds
 bring telemetry only. Live runs go over an emulated network (root), else over loopback, where `live-failures` is left
 out as nothing can be cut there.
-Limits in the same run: what chance allows (95 % of the binomial law, at least a quarter of the simulated rate), how
+Limits in the same run: what chance allows (the binomial law, a quarter of the rate, or ten frames), how
 late gateways were woken and how far off its time a killed node was back: on a busy machine live figures mean little.
 Run: python -m benchmarks.live [--network auto|tap|mesh] [--only NAME]
 """

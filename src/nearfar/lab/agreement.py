@@ -44,7 +44,7 @@ class Verdict(msgspec.Struct, frozen=True):
     simulated: float
     live: float
     allowed: float
-    """How far they may be apart: a quarter of the simulated one, at least what chance or a stall of the machine does."""
+    """How far they may be apart: a quarter of the simulated one, at least what chance or a stall may do."""
 
     @property
     def agrees(self) -> bool:
