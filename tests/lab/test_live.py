@@ -38,6 +38,9 @@ handed over about eight times, and the tightest policy leaves it some 30 ms of i
 BACK_LATE_S = 0.75
 
 
+# `random` is not among the policies: its own luck differs from run to run by as much as is allowed.
+
+
 def play(scenario: Scenario, network: str, policies: Sequence[str]) -> list[Summary]:
     async def main() -> list[Summary]:
         async with Lab(scenario, network) as lab:
@@ -69,12 +72,12 @@ def compare(scenario: Scenario, network: str, policies: Sequence[str]) -> None:
 
 @needs_tap
 def test_policies_stand_as_simulated_on_unequal_boards() -> None:
-    compare(load(EXAMPLES / "live-unequal.toml"), "tap", ("random", "round-robin", "predictive"))
+    compare(load(EXAMPLES / "live-unequal.toml"), "tap", ("nearest", "round-robin", "predictive"))
 
 
 @needs_tap
 def test_policies_stand_as_simulated_through_a_kill_and_a_silent_cut() -> None:
-    compare(load(EXAMPLES / "live-failures.toml"), "tap", ("random", "predictive"))
+    compare(load(EXAMPLES / "live-failures.toml"), "tap", ("round-robin", "predictive"))
 
 
 SMALL = {
@@ -92,7 +95,7 @@ SMALL = {
 
 
 def test_policies_stand_as_simulated_without_a_network_of_their_own() -> None:
-    compare(parse(SMALL), "mesh", ("random", "predictive"))
+    compare(parse(SMALL), "mesh", ("round-robin", "predictive"))
 
 
 # -- nothing is left ---------------------------------------------------------------------------------------------------

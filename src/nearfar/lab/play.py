@@ -176,8 +176,9 @@ class Lab:
             if (task := asyncio.current_task()) is not None:
                 task.uncancel()
         finally:
+            ended = time.monotonic()
             await stage.close()
-        played = min(max(0.0, time.monotonic() - stage.begun), self.scenario.seconds)
+        played = min(max(0.0, ended - stage.begun), self.scenario.seconds)
         run = Run(
             policy, dict(options or {}), stage.ended, before, dict(self.work), played, complete,
             time.monotonic() - began, stage.figures,
