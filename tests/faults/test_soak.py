@@ -145,4 +145,4 @@ def test_a_short_soak_on_loopback_breaks_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0 and not told["broken"], f"{told['broken']}\n{done.stderr}"
     assert [row["fault"] for row in told["played"]] == ["wrong-shape"]
     assert told["counts"]["tensor/ok"] and told["counts"]["live/ok"] and told["watch"]["frames"]["answered"]
-    assert not list(tmp_path.iterdir()), "nothing is left of it"
+    assert not list(tmp_path.glob("soak-*")), "nothing is left of it"
