@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.fleet.events import PromiseBroken, RequestAnswered, RequestFailed, RequestSent, ServiceReported
@@ -78,6 +78,7 @@ def test_a_forecast_below_what_telemetry_says_makes_nobody_look_better() -> None
     assert ask(pair(a_ms=200.0), incumbent=sid("a"), forecast=MS(10.0)).chosen == sid("b")
 
 
+@settings(deadline=None)
 @given(snapshots(), requests(), st.floats(1.0, 1e6))
 def test_a_forecast_moves_a_stream_only_to_who_is_expected_sooner(
     snapshot: Snapshot, request: Request, forecast: float

@@ -73,6 +73,7 @@ def levels(played: Iterator[tuple[float, Assessment]]) -> list[tuple[float, Leve
     return changes
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0.0, 2.0), st.floats(0.0, 500.0) | st.just(LOST), st.floats(0.0, 300.0)),
