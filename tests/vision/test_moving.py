@@ -15,13 +15,15 @@ from nearfar.client.listening import Choices, Listeners
 from nearfar.errors import DeadlineExceeded, InferenceError, NearfarError, NoCandidate, Overloaded, Unreachable
 from nearfar.fleet.snapshot import Snapshot
 from nearfar.placement.decide import Decision
+from nearfar.placement.migration import Moving, Phase
 from nearfar.placement.policies.base import Ranked
 from nearfar.placement.refusal import Refusal
 from nearfar.types.ids import ModelName, ServiceId, StreamId, node_of
 from nearfar.types.image import Image
-from nearfar.types.request import Answer, Privacy, Qos, Request
+from nearfar.types.request import Answer, Privacy, Qos, Request, Stages
 from nearfar.types.units import Milliseconds
 from nearfar.vision.degrade import Effect
+from nearfar.vision.moving import Mover
 from nearfar.vision.results import FrameResult, Kind, Outcome, Summary
 from nearfar.vision.stream import Watch
 from tests.vision.helpers import MODEL, ScriptedSource, answer
@@ -240,6 +242,15 @@ def test_in_danger_the_decision_hears_the_forecast_and_one_good_copy_is_enough()
     summary = run(watcher)
     assert set(seen) == {900.0} and fleet.copies() == [B, B], "one to warm it, one to compare"
     assert summary.moved == 1
+
+
+@pytest.mark.parametrize("by", [None, A])
+def test_a_rescued_frame_that_its_rescuer_did_not_answer_makes_room_for_the_next_copy(by: ServiceId | None) -> None:
+    mover = Mover(Fleet(lambda n: B, plain), MODEL, Qos(), Summary())
+    mover.state = Moving(owner=A, phase=Phase.WARMING, target=B, out=1, last=5, open=frozenset({5}))
+    mover._rescued[5] = (B, 0.0)
+    mover.ended(5, None if by is None else Answer([], by, "v", Stages()))
+    assert mover.state.out == 0 and mover.state.phase is Phase.WARMING
 
 
 def test_another_model_is_asked_for_at_once_and_has_no_service_to_compare_with() -> None:

@@ -179,6 +179,8 @@ class Mover:
             self._step(CopyEnded(target, sent=False))
         by = None
         rescuer, since = self._rescued.pop(frame, (None, 0.0))
+        if rescuer is not None and (answer is None or answer.served_by != rescuer):
+            self._step(CopyEnded(rescuer, sent=False))  # it stood for a copy, and nothing is known of that
         if answer is not None:
             by = answer.served_by
             failed = (*failed, *(ServiceId(told.partition(": ")[0]) for told in answer.attempts))
