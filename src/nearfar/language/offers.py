@@ -1,0 +1,60 @@
+"""Which language models the fleet has just now, near and far, from the snapshot; a pure function."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nearfar.fleet.snapshot import Snapshot, service_health
+from nearfar.placement.filters import FAR_RUNTIMES
+from nearfar.types.ids import ModelName
+from nearfar.types.units import Bytes, Seconds
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """One model, with the best of what its services report."""
+
+    model: ModelName
+    far: bool
+    services: int
+    """That may be asked just now."""
+    context: int = 0
+    """Tokens of prompt and answer together; 0 when not told."""
+    cost: float = 0.0
+    """What one request is expected to cost there."""
+    decode_per_s: float = 0.0
+    """Tokens a second of one answer; 0 before the first."""
+    memory: Bytes = Bytes(0)
+    nodes: tuple[str, ...] = ()
+    reason: str = ""
+    """Why nobody may be asked, when `services` is 0."""
+
+
+def offers(snapshot: Snapshot, now: Seconds) -> tuple[Offer, ...]:
+    """Models that take text: those near first, of these the largest first; then those far, the cheapest first.
+
+    What a model takes in memory stands for its size, as reports do not tell of parameters.
+    """
+    found: dict[ModelName, Offer] = {}
+    for view in snapshot.services.values():
+        report = view.report
+        if report.text is None or not view.alive:
+            continue
+        healthy, _, reason = service_health(view, snapshot.nodes.get(report.node), now)
+        old = found.get(report.model) or Offer(report.model, True, 0)
+        found[report.model] = Offer(
+            report.model,
+            far=old.far and report.runtime in FAR_RUNTIMES,
+            services=old.services + healthy,
+            context=max(old.context, report.text.context),
+            cost=report.cost if not old.nodes else min(old.cost, report.cost),
+            decode_per_s=max(old.decode_per_s, report.text.decode_per_s),
+            memory=max(old.memory, report.memory),
+            nodes=(*old.nodes, report.node),
+            reason="" if healthy or old.services else reason,
+        )
+    return tuple(sorted(found.values(), key=_order))
+
+
+def _order(offer: Offer) -> tuple[bool, bool, float, str]:
+    size = offer.cost if offer.far else -float(offer.memory)
+    return offer.far, not offer.services, size, offer.model
