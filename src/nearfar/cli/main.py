@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from nearfar import __version__
-from nearfar.cli import devices, fleet, models, run, simulate, streams, up, watch
+from nearfar.cli import chat, devices, fleet, models, run, simulate, streams, up, watch
 from nearfar.errors import InputError, NearfarError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("services")(fleet.services)
 app.add_typer(models.app, name="models")
 app.command("run")(run.run)
 app.command("watch")(watch.watch)
+app.command("chat")(chat.chat)
 app.command("streams")(streams.streams)
 app.command("explain")(streams.explain)
 app.command("devices")(devices.devices)
