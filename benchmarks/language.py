@@ -7,8 +7,8 @@ What is measured, all on this machine, client included; one GGUF, the same threa
   streams    tokens a second of 16 streamed completions at once, all together: gateway | direct (its own batching)
   one-token  requests a second of a chat completion of one token with 16 clients, and the median with one client:
              gateway | llama.cpp's own HTTP server (xllamacpp's port) | a LiteLLM proxy in front of that server
-Decode, first and streams are taken in pairs, one after the other, so that drift hurts both; each figure is a median, each
-ratio the median of the ratios within a pair, with the quartiles beside it. Warm-up: one pair that is not counted, and a
+Decode, first and streams are taken in pairs, one after the other, so that drift hurts both; each figure is a median,
+each ratio the median of the ratios within a pair, with the quartiles beside it. Warm-up: one pair that is not counted, and a
 quarter of each load run. LiteLLM lives in its own virtual environment (`--litellm PYTHON`; else made once in
 .venvs/litellm, 310 MB) and is left out with a reason when it cannot be had.
 
@@ -138,7 +138,9 @@ async def through(port: int, streams: int, request: bytes) -> dict[str, float]:
     return {"first_s": made[0].first - start, "rest_s": rest, "pieces": pieces}
 
 
-def pairs(port: int, limit: Direct, streams: int, tokens: int, count: int) -> list[tuple[dict[str, float], ...]]:
+def pairs(
+    port: int, limit: Direct, streams: int, tokens: int, count: int
+) -> list[tuple[dict[str, float], dict[str, float]]]:
     body = chat(tokens, stream=True)
     request = post("/v1/chat/completions", body, "Content-Type: application/json")
     found = []

@@ -26,22 +26,16 @@ HELP = """\
 
 
 def chat(
-    text: Annotated[
-        str | None, typer.Argument(help="What to say; else a conversation, or what comes by a pipe.")
-    ] = None,
+    text: Annotated[str | None, typer.Argument(help="What to say; else a conversation, or a pipe.")] = None,
     near: Annotated[bool, typer.Option("--near", help="Answered in the fleet, or not at all.")] = False,
     far: Annotated[bool, typer.Option("--far", help="Answered by a far end.")] = False,
-    auto: Annotated[
-        bool, typer.Option("--auto", help="nearfar decides for each prompt; so it is without a flag.")
-    ] = False,
+    auto: Annotated[bool, typer.Option("--auto", help="nearfar decides, as it does without a flag.")] = False,
     private: Annotated[bool, typer.Option("--private", help="Nothing leaves the fleet.")] = False,
     model: Annotated[str, typer.Option("--model", "-m", help="A model's name, instead of auto.")] = "auto",
     system: Annotated[str, typer.Option("--system", help="What the model is told first, or @FILE.")] = "",
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Most tokens of one answer.")] = 512,
     temperature: Annotated[float | None, typer.Option("--temperature", min=0, help="0 for the likeliest.")] = None,
-    url: Annotated[
-        str, typer.Option("--url", help="Gateway to talk to; else that of the node of this home folder.")
-    ] = "",
+    url: Annotated[str, typer.Option("--url", help="Gateway; else that of this home folder's node.")] = "",
     json: Json = False,
     home: Home = None,
     config: Config = None,
@@ -178,8 +172,7 @@ def _told(response: httpx.Response) -> NearfarError:
 
 
 def _failure(error: dict[str, Any]) -> NearfarError:
-    made = by_code(str(error.get("code") or ""))(str(error.get("message") or "The gateway failed."))
-    return made
+    return by_code(str(error.get("code") or ""))(str(error.get("message") or "The gateway failed."))
 
 
 def said(about: dict[str, Any]) -> str:
