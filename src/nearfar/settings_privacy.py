@@ -12,8 +12,8 @@ from nearfar.errors import SettingsError
 
 
 class PrivacySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What of a prompt may go to a far end. A request can only ask for more privacy. A key (`[[keys]]`) has its own word on
-    personal data and on what is unreadable, and can lower the level."""
+    """What of a prompt may go to a far end. A request can only ask for more privacy. A key (`[[keys]]`) has its own
+    word on personal data and on what is unreadable, and can lower the level."""
 
     level: Annotated[
         Literal["any", "fleet", "local"],

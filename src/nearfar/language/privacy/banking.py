@@ -16,7 +16,7 @@ _LENGTHS = (
 )
 IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _LENGTHS.split()}
 """Characters of an IBAN by country (SWIFT IBAN registry, release 98)."""
-_IBAN_START = re.compile(r"(?:(?<![^\W_])|(?<=IBAN))[A-Z]{2}[ -]?\d[ -]?\d", re.I)
+_IBAN_START = re.compile(r"[A-Za-z][A-Za-z][ -]?\d[ -]?\d")
 _SEPARATORS = " -.\t\u00a0"
 
 
@@ -24,7 +24,8 @@ def ibans(text: str) -> Iterator[Finding]:
     """IBANs in folded text, with or without blanks, whose length is their country's and whose checksum holds."""
     for found in _IBAN_START.finditer(text):
         length = IBAN_LENGTHS.get(found[0][:2].upper())
-        if length is None:
+        glued = found.start() and text[found.start() - 1].isalnum()
+        if length is None or (glued and text[found.start() - 4 : found.start()].upper() != "IBAN"):
             continue
         taken: list[str] = []
         at, gap = found.start(), 0

@@ -25,25 +25,30 @@ LEAST_CONFIDENCE = 0.5
 """A rule that is less sure says nothing."""
 
 Rule = Callable[[str], Iterator[Finding]]
-_WITHOUT_DIGITS: tuple[Rule, ...] = (emails, secrets, fields)
-_WITH_DIGITS: tuple[Rule, ...] = (births, phones, ibans, cards, addresses, identities, places)
-"""Their findings hold a digit each."""
+_ALWAYS: tuple[Rule, ...] = (emails, secrets, fields, addresses)
+_WITH_DIGITS: tuple[Rule, ...] = (births, places)
+_WITH_SIX: tuple[Rule, ...] = (phones, ibans, cards, identities)
+"""Their findings hold six digits each, with at most three signs between."""
 _DIGIT = re.compile(r"\d")
-_HEX_PAIR = re.compile(r"[0-9A-Fa-f]{2}:|::")
+_SIX = re.compile(r"\d(?:[ \t().\-/\[\]_]{0,3}\d){5}")
+_WORD = 12
+"""Characters of the longest word in which nothing can be found: shorter than any token, without any sign."""
 
 
 def find(text: str) -> tuple[Finding, ...]:
     """Everything found, in the order of the text and without overlaps. Pure; the text is not kept."""
+    if len(text) <= _WORD and text.isalpha():
+        return ()
     folded = Folded(text)
     found: list[Finding] = []
-    rules = _WITHOUT_DIGITS
+    rules = _ALWAYS
     if _DIGIT.search(folded.text):
         rules += _WITH_DIGITS
-    elif _HEX_PAIR.search(folded.text):
-        rules += (addresses,)
+        if _SIX.search(folded.text):
+            rules += _WITH_SIX
     for rule in rules:
         found += rule(folded.text)
     sure = [one for one in found if one.confidence >= LEAST_CONFIDENCE]
-    if sure and folded.text is not text:
+    if sure and folded.moved:
         sure = [Finding(*folded.origin(one.start, one.end), one.kind, one.confidence) for one in sure]
     return merged(sure)

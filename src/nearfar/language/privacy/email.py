@@ -18,82 +18,26 @@ _DOMAIN = re.compile(r"(?:[\w-]{1,63}\.){1,8}[^\W\d_][\w-]{1,62}")
 _DOT = r"(?:\s?[(\[{<]\s?(?:dot|punkt|punto|point|\.)\s?[)\]}>]\s?|\s(?:dot|punkt|punto)\s|\s\.\s|\.|\s\.(?=\w))"
 _LOOSE_DOMAIN = re.compile(rf"\s{{0,2}}(?:[\w-]{{1,63}}{_DOT}){{1,4}}([^\W\d_]{{2,24}})(?!\w)", re.I)
 _LOOSE_MARK = re.compile(r"\s(?:dot|punkt|punto)\s|[(\[{<]\s?(?:dot|punkt|punto|point|\.)\s?[)\]}>]", re.I)
-_KNOWN_ENDS = frozenset(  # words are read more easily than a list of them
-    [
-        "com",
-        "org",
-        "net",
-        "edu",
-        "gov",
-        "mil",
-        "int",
-        "info",
-        "biz",
-        "io",
-        "ai",
-        "app",
-        "dev",
-        "me",
-        "tv",
-        "co",
-        "eu",
-        "uk",
-        "us",
-        "ca",
-        "au",
-        "nz",
-        "ie",
-        "de",
-        "at",
-        "ch",
-        "fr",
-        "es",
-        "pt",
-        "it",
-        "nl",
-        "be",
-        "lu",
-        "dk",
-        "se",
-        "no",
-        "fi",
-        "is",
-        "pl",
-        "cz",
-        "sk",
-        "hu",
-        "ro",
-        "bg",
-        "gr",
-        "tr",
-        "ru",
-        "ua",
-        "in",
-        "cn",
-        "jp",
-        "kr",
-        "br",
-        "mx",
-        "ar",
-        "cl",
-        "za",
-        "il",
-        "xyz",
-        "online",
-        "site",
-        "cloud",
-        "mail",
-        "example",
-        "test",
-    ]
+_ENDS = (
+    "com org net edu gov mil int info biz io ai app dev me tv co eu uk us ca au nz ie de at ch fr es pt it nl be lu dk "
+    "se no fi is pl cz sk hu ro bg gr tr ru ua in cn jp kr br mx ar cl za il xyz online site cloud mail example test"
 )
+_KNOWN_ENDS = frozenset(_ENDS.split())
 """Ends of a domain that are taken for one in a loose spelling, where any word might follow."""
+_MARKS = (
+    "@", "%40", "&#", "&commat;", " dot ", " punkt ", " punto ", "(dot", "[dot", "(punkt", "[punkt",
+    *(f"{word}{end}" for word in ("at", "at ", "ät", "ät ", "arroba", "arroba ") for end in ")]}>"),
+)  # fmt: skip
+"""Without one of these there is no sign for "at" but the bare word, which counts with a written-out dot only."""
 _NOT_PEOPLE = frozenset(("git", "hg"))
 """`git@host:path` names a repository."""
 
 
 def emails(text: str) -> Iterator[Finding]:
     """Addresses in folded text. One of a plain spelling is certain; a loose one ends in a common top-level domain."""
+    low = text.lower()
+    if not any(mark in low for mark in _MARKS):
+        return
     for sign in _AT.finditer(text):
         plain = sign[0] == "@" or sign[0][0] in "%&"
         start = _local(text, sign.start())

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import chain
 
 from nearfar.language.privacy.findings import Finding, Kind
-from nearfar.language.privacy.names import COMMON_WORDS, FIELDS, LONGEST, NEEDS_DIGITS, PASSWORDS, PINS
+from nearfar.language.privacy.fold import lowered
+from nearfar.language.privacy.names import COMMON_WORDS, FIELDS, LAST_WORDS, LONGEST, NEEDS_DIGITS, PASSWORDS, PINS
 
-_SEPARATOR = re.compile(r"[:=]|(?<=\w)[ \t](?:is|ist|lautet|est|es|e|was|war|on|am|le|el|il)[ \t]", re.I)
+_SIGN = re.compile(r"[:=]")
+_SPOKEN = re.compile(r" (?:is|ist|lautet|est|es|e|was|war|on|am|le|el|il) ")
 _REACH = 48
 """Characters before a separator that may hold the field's name."""
 _LONGEST_VALUE = 200
@@ -42,11 +45,14 @@ _LONG_SECRET = 8
 
 def fields(text: str) -> Iterator[Finding]:
     """Values of telling fields in folded text. The finding covers the value, not the field's name."""
-    for separator in _SEPARATOR.finditer(text):
+    low = lowered(text)
+    for separator in chain(_SIGN.finditer(text), _SPOKEN.finditer(low)):
+        if not _may_end_a_name(text, separator.start()):
+            continue
         name, kind, owned = _named(text, separator.start())
         if kind is None:
             continue
-        sign = separator[0] in ":="
+        sign = len(separator[0]) == 1
         if not sign and name in COMMON_WORDS and kind is not Kind.BIRTH_DATE:
             continue
         opening = _OPENING.match(text, separator.end())
@@ -70,6 +76,22 @@ def holds(key: str, value: str) -> Kind | None:
     name, kind, _ = _named(key[-_REACH:], min(len(key), _REACH))
     told = value.strip()[:_LONGEST_VALUE]
     return kind if kind is not None and told and _tells(told, name, kind, spoken=False, owned=False) else None
+
+
+def _may_end_a_name(text: str, end: int) -> bool:
+    """A quick no for most separators: the last word before them ends the name of no field."""
+    last, first = end, max(0, end - 6)
+    while last > first and not text[last - 1].isalnum():
+        last -= 1
+    start, first = last, max(0, last - _REACH)
+    while start > first and text[start - 1].isalnum():
+        start -= 1
+    word = text[start:last]
+    if not word.isascii():
+        return True  # with accents: let the dearer rule say
+    if not (word.islower() or word.isupper()):
+        word = _HUMP.sub(" ", word).rpartition(" ")[2]
+    return word.lower() in LAST_WORDS
 
 
 def _named(text: str, end: int) -> tuple[str, Kind | None, bool]:

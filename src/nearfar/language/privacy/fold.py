@@ -39,6 +39,12 @@ def _form(codepoint: int) -> str:
     return " " if kind == "Zs" else character
 
 
+def lowered(text: str) -> str:
+    """In small letters and of the same length: the few characters that grow (such as `İ`) stay as they are."""
+    low = text.lower()
+    return low if len(low) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
 class _Forms(dict[int, str]):
     def __missing__(self, codepoint: int) -> str:
         form = _form(codepoint)
@@ -69,6 +75,11 @@ class Folded:
             self._shifted = [at - k for k, at in enumerate(dropped)]
             text = text.replace(_DROPPED, "")
         self.text = text
+
+    @property
+    def moved(self) -> bool:
+        """Whether positions differ from those of the given text."""
+        return bool(self._shifted)
 
     def origin(self, start: int, end: int) -> tuple[int, int]:
         """The span of the given text that holds the characters `start` to `end` (start < end) of the folded one."""

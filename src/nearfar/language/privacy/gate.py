@@ -24,6 +24,7 @@ from nearfar.language.privacy.policy import KeyPolicy, OnPersonalData, stricter,
 from nearfar.language.privacy.redact import CannotRedact, Find, Redaction, redact
 from nearfar.types.request import Privacy
 
+DEFAULT = KeyPolicy()
 _FIELDS = ("privacy", "private", "personal_data")
 _LONGEST_OF_ONE = 65_536
 """Characters of the parts of one message that are read as one text; longer ones at their joints only."""
@@ -93,8 +94,8 @@ class Ruling(msgspec.Struct, frozen=True, eq=False):
 def rule(
     body: bytes,
     header: Privacy = Privacy.ANY,
-    policy: KeyPolicy = KeyPolicy(),
-    find: Find = find_all,  # noqa: B008
+    policy: KeyPolicy = DEFAULT,
+    find: Find = find_all,
 ) -> Ruling:
     """Decide about the body (JSON) of a chat, completion or embedding request.
 

@@ -84,6 +84,8 @@ FIELDS: dict[str, Kind] = {
 }  # fmt: skip
 """The name of a field -> what stands in it."""
 
+LAST_WORDS = frozenset(name.rpartition(" ")[2] for name in FIELDS)
+"""Of the names of fields."""
 NEEDS_DIGITS: dict[Kind, int] = {
     Kind.BIRTH_DATE: 2, Kind.NATIONAL_ID: 4, Kind.ACCOUNT: 3, Kind.IBAN: 8, Kind.PHONE: 5, Kind.IP: 2, Kind.PLACE: 2,
 }  # fmt: skip

@@ -19,43 +19,60 @@ _COUNTRY = re.compile(
     "67[0-9]|68[0-9]|69[0-2]|80[08]|85[0-6]|87[08]|88[0-368]|96[0-8]|97[0-9]|99[2-68]"
 )
 """Country calling codes (ITU-T E.164, list of 2016); in zone 1 an area begins with 2 to 9."""
-_PLUS = re.compile(r"(?:\+|(?<![\d.,+])00(?=[ (/-]?[1-9]))[ (]{0,2}[1-9](?:[ ().\-/]{0,3}\d){6,18}+")
-_NORTH_AMERICA = re.compile(
-    r"(?<![\d.])(?:1[ .-]?)?(?:\([2-9]\d\d\)[ -]?[2-9]\d\d[ .-]?\d{4}"
-    r"|[2-9]\d\d([ .-])[2-9]\d\d\1\d{4})(?![\d]|[.-]\d)"
+# Each begins with one certain sign or digit, so that most of a text is passed over at the speed of a search for it; what
+# may not stand before is looked at afterwards.
+_PLUS = re.compile(r"\+[ (]{0,2}[1-9](?:[ ().\-/]{0,3}\d){6,18}+")
+_ZEROS = re.compile(r"00[ (/-]?[1-9](?:[ ().\-/]{0,3}\d){6,18}+")
+_NORTH_AMERICA = (
+    re.compile(r"\([2-9]\d\d\)[ -]?[2-9]\d\d[ .-]?\d{4}(?!\d|[.-]\d)"),
+    re.compile(r"[2-9]\d\d([ .-])[2-9]\d\d\1\d{4}(?!\d|[.-]\d)"),
 )
-_TRUNK = re.compile(
-    r"(?<![\d.,+\w-])(?:0[1-9](?:[ .-]\d\d){4}|\(0[1-9]\d{0,4}\)[ /-]{0,3}\d{2,9}(?:[ -]\d{1,8}){0,4}"
-    r"|0[1-9]\d{0,4}(?:[ -]{0,1}/[ -]{0,1}|[ -])\d{2,9}(?:[ -]\d{1,8}){0,4}"
-    r"|0[1-9]\d{8,9}(?=$|[\s,;)\]\"']))(?![\w]|[.,:]\d)"
+_TRUNK = (
+    re.compile(r"\(0[1-9]\d{0,4}\)[ /-]{0,3}\d{2,9}(?:[ -]\d{1,8}){0,4}(?!\w|[.,:]\d)"),
+    re.compile(
+        r"0[1-9](?:(?:[ .-]\d\d){4}|\d{0,4}(?:[ -]?/[ -]?|[ -])\d{2,9}(?:[ -]\d{1,8}){0,4}|\d{8,9}(?=$|[\s,;)\]\"']))"
+        r"(?!\w|[.,:]\d)"
+    ),
 )
 _DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{2,4}\b|\d{1,2}[./-](?:19|20)\d\d\b|\d{4}([./-])\d\d\2\d\d\b")
 _WORD = re.compile(
     r"(?:\b(?:tele?(?:ph|f)on\w*|t[eé]l[eé]phone|tel[eé]fono|telefone|tel|phone|mobile?|cell(?:phone| phone)?|"
     r"celular|m[oó]vil|handy(?:nummer)?|mobilnummer|rufnummer|durchwahl|fax|whatsapp|sms|call|"
     r"dial|anrufen|appelle[rz]?|llama(?:r|me)?)\b|☎|📞|📱)"
-    r"(?:[\s.:#=()\[\]\"'*-]|is|ist|at|on|me|nr|no|number|nummer|num[eé]ro|n[uú]mero|us|him|her|unter|est|al){0,8}$",
+    r"(?:[\s.:#=()\[\]\"'*+-]|is|ist|at|on|me|nr|no|number|nummer|num[eé]ro|n[uú]mero|us|him|her|unter|est|al){0,8}$",
     re.I,
 )
 _CONTEXT = 48
-_RUN = re.compile(r"(?<![\d.])\+?\(?\d(?:[ ().\-/]{0,2}\d){5,14}+(?!\d)")
+_RUN = re.compile(r"\d(?:[ ().\-/]{0,2}\d){5,14}+(?!\d)")
 
 
 def phones(text: str) -> Iterator[Finding]:
     """Telephone numbers in folded text."""
-    for found in _PLUS.finditer(text):
-        end = _end(text, found)
-        if end is not None:
-            yield Finding(found.start(), end, Kind.PHONE, 0.9 if found[0][0] == "+" else 0.7)
-    for found in _NORTH_AMERICA.finditer(text):
-        yield Finding(found.start(), found.end(), Kind.PHONE, 0.6 if found[1] == " " else 0.8)
-    for found in _TRUNK.finditer(text):
-        if 9 <= sum(map(str.isdigit, found[0])) <= 12 and not _DATE.match(text, found.start()):
-            yield Finding(found.start(), found.end(), Kind.PHONE, 0.6)
+    for pattern, confidence in ((_PLUS, 0.9), (_ZEROS, 0.7)):
+        for found in pattern.finditer(text):
+            end = _end(text, found)
+            if end is not None and (pattern is _PLUS or not _in_number(text, found.start())):
+                yield Finding(found.start(), end, Kind.PHONE, confidence)
+    for pattern in _NORTH_AMERICA:
+        for found in pattern.finditer(text):
+            if not _in_number(text, found.start()) or text[found.start() - 2 : found.start()] in ("1-", "1.", "1 "):
+                spaced = bool(found.lastindex) and found[1] == " "
+                yield Finding(found.start(), found.end(), Kind.PHONE, 0.6 if spaced else 0.8)
+    for pattern in _TRUNK:
+        for found in pattern.finditer(text):
+            digits = sum(map(str.isdigit, found[0]))
+            if 9 <= digits <= 12 and not _in_number(text, found.start()) and not _DATE.match(text, found.start()):
+                yield Finding(found.start(), found.end(), Kind.PHONE, 0.6)
     for found in _RUN.finditer(text):
         before = text[max(0, found.start() - _CONTEXT) : found.start()]
-        if _WORD.search(before) and not _DATE.match(text, found.start()):
+        if not before[-1:].isdigit() and _WORD.search(before) and not _DATE.match(text, found.start()):
             yield Finding(found.start(), found.end(), Kind.PHONE, 0.8)
+
+
+def _in_number(text: str, start: int) -> bool:
+    """Whether what begins there goes on a number or a word that began before."""
+    before = text[start - 1] if start else " "
+    return before.isalnum() or before in ".,+-_"
 
 
 def _end(text: str, found: re.Match[str]) -> int | None:
