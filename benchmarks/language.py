@@ -8,8 +8,8 @@ What is measured, all on this machine, client included; one GGUF, the same threa
   one-token  requests a second of a chat completion of one token with 16 clients, and the median with one client:
              gateway | llama.cpp's own HTTP server (xllamacpp's port) | a LiteLLM proxy in front of that server
 Decode, first and streams are taken in pairs, one after the other, so that drift hurts both; each figure is a median,
-each ratio the median of the ratios within a pair, with the quartiles beside it. Warm-up: one pair that is not counted, and a
-quarter of each load run. LiteLLM lives in its own virtual environment (`--litellm PYTHON`; else made once in
+each ratio the median of the ratios within a pair, with the quartiles beside it. Warm-up: one pair that is not counted,
+and a quarter of each load run. LiteLLM lives in its own virtual environment (`--litellm PYTHON`; else made once in
 .venvs/litellm, 310 MB) and is left out with a reason when it cannot be had.
 
     python -m benchmarks.language [--model FILE.gguf] [--pairs 15] [--seconds 4] [--rounds 3] [--no-litellm]
@@ -39,6 +39,7 @@ CONTEXT = 512
 STREAMS = 16
 ONE = "one"
 NAME = "measured"
+Run = dict[str, float]
 
 
 def chat(tokens: int, *, stream: bool, model: str = NAME) -> bytes:
@@ -140,7 +141,7 @@ async def through(port: int, streams: int, request: bytes) -> dict[str, float]:
 
 def pairs(
     port: int, limit: Direct, streams: int, tokens: int, count: int
-) -> list[tuple[dict[str, float], dict[str, float]]]:
+) -> list[tuple[Run, Run]]:
     body = chat(tokens, stream=True)
     request = post("/v1/chat/completions", body, "Content-Type: application/json")
     found = []

@@ -5,11 +5,12 @@ Run: python docs/generate_settings.py > docs/reference-settings.md
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
 from nearfar.settings import SECTIONS, Key, catalogue
+from nearfar.settings_privacy import KeySettings
 
 
 def reference() -> str:
@@ -28,7 +29,17 @@ def reference() -> str:
             default = "" if key.default is None else f"`{_shown(key.default)}`"
             lines.append(f"| `{name}` | `{key.variable}` | {default} | {key.allowed} | {key.description} |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_keys()])
+
+
+def _keys() -> list[str]:
+    """The table of `[[keys]]`: entries of a list, which have neither flags nor variables."""
+    lines = ["## [[keys]]", "", KeySettings.__doc__ or "", "", _KEYS, "| key | default | meaning |", "|---|---|---|"]
+    hints = get_type_hints(KeySettings, include_extras=True)
+    for field in msgspec.structs.fields(KeySettings):
+        default = "" if field.required else "unset" if field.default is None else f"`{_shown(field.default)}`"
+        lines.append(f"| `{field.name}` | {default} | {get_args(hints[field.name])[1].description} |")
+    return [*lines, ""]
 
 
 def _shown(value: Any) -> str:
@@ -61,6 +72,25 @@ models = ["yard"]
 [gateway]
 port = 8080
 max_body = "64MiB"
+```
+"""
+
+_KEYS = """\
+Only in a file, once for each key; the working directory's list replaces that of the home folder. What `[privacy] level`
+forbids no key can allow.
+
+```toml
+[[keys]]
+name = "kitchen"
+key_env = "KITCHEN_KEY"
+privacy = "fleet"
+
+[[keys]]
+name = "office"
+sha256 = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"
+on_personal_data = "redact"
+max_cost = 0.02
+models = ["auto"]
 ```
 """
 

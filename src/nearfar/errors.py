@@ -48,6 +48,14 @@ class TooLarge(InputError):
     http_status = 413
 
 
+class PersonalDataRefused(InputError):
+    """Personal data was found in a prompt, and the policy of its key refuses that; or a prompt that is private was about
+    to leave the fleet. The message holds kinds and numbers, never the data."""
+
+    code = "personal-data"
+    http_status = 403
+
+
 class ModelError(NearfarError):
     """Something about a model: its manifest, its file, its loading."""
 

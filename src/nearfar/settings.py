@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from nearfar.errors import InputError, SettingsError
+from nearfar.settings_privacy import CacheSettings, KeySettings, PrivacySettings, read_keys
 from nearfar.types.units import parse_bytes, parse_milliseconds
 
 FILE = "nearfar.toml"
@@ -223,6 +224,8 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "placement": PlacementSettings,
     "streams": StreamsSettings,
     "language": LanguageSettings,
+    "privacy": PrivacySettings,
+    "cache": CacheSettings,
     "emulate": EmulateSettings,
 }
 
@@ -238,6 +241,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     placement: PlacementSettings = PlacementSettings()
     streams: StreamsSettings = StreamsSettings()
     language: LanguageSettings = LanguageSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    cache: CacheSettings = CacheSettings()
+    keys: tuple[KeySettings, ...] = ()
+    """The `[[keys]]` of the first file that has any."""
     emulate: EmulateSettings = EmulateSettings()
     sources: Mapping[str, str] = {}
 
@@ -335,7 +342,9 @@ def load(
             sources[key.key] = found_here.source if found_here else "default"
     _fill_threads(values["node"], sources)
     made = {section: cls(**values[section]) for section, cls in SECTIONS.items()}
-    return Settings(home=home, sources=sources, **made)  # type: ignore[arg-type]  # each section by its own class
+    keys = stated["keys"].value if "keys" in stated else ()
+    sources["keys"] = stated["keys"].source if "keys" in stated else "default"
+    return Settings(home=home, sources=sources, keys=keys, **made)  # type: ignore[arg-type]  # each section by its own class
 
 
 def _fill_threads(node: dict[str, Any], sources: dict[str, str]) -> None:
@@ -393,8 +402,11 @@ def _from_file(path: Path | None, table: Mapping[str, Key]) -> dict[str, _Stated
         if section == "home":
             found["home"] = _Stated(value, f"from {path} home", path.parent, False)
             continue
+        if section == "keys":
+            found["keys"] = _Stated(read_keys(value, path), f"from {path} [[keys]]", path.parent, False)
+            continue
         if section not in SECTIONS:
-            near = _nearest(section, (*SECTIONS, "home"), 0.6)
+            near = _nearest(section, (*SECTIONS, "keys", "home"), 0.6)
             hint = f"Did you mean [{near}]?" if near else f"Known are: {', '.join(SECTIONS)}."
             raise SettingsError(f"{path} has an unknown section [{section}].", hint)
         if not isinstance(value, dict):
@@ -475,6 +487,8 @@ def _allowed(base: Any, meta: Meta, kind: str) -> str:
         return "a path, or an empty string"
     if base is bool:
         return "true or false"
+    if get_origin(base) is Literal:
+        return "one of " + ", ".join(get_args(base))
     if base is str:
         return "a string" if not meta.pattern else "lower-case letters, digits, '.', '_' and '-'"
     if get_origin(base) is tuple:
