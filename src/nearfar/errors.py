@@ -111,7 +111,7 @@ class SelfTestFailed(InferenceError):
 
 
 class LedgerError(InferenceError):
-    """What a call to a far end costs could not be written down, so the call was not made; or the ledger cannot be read."""
+    """What a call to a far end costs could not be written down, so it was not made; or the ledger cannot be read."""
 
     code = "ledger"
     http_status = 507

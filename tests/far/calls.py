@@ -79,5 +79,3 @@ class Far:
 
         self.text.run(operation, json.dumps(body).encode(), on_piece, context, budget_ms)
         return Asked(pieces)
-
-

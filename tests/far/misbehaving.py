@@ -380,8 +380,8 @@ class Performance:
             part = {"delta": {"content": word}} if chat else {"text": word}
             yield {**base, "choices": [{"index": 0, **part, "finish_reason": None}]}
         if self._act.kind is not Kind.NO_FINISH:
-            part = {"delta": {}} if chat else {"text": ""}
-            yield {**base, "choices": [{"index": 0, **part, "finish_reason": self._act.finish}]}
+            last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+            yield {**base, "choices": [{"index": 0, **last, "finish_reason": self._act.finish}]}
         if self._usage_asked and self._act.kind is not Kind.NO_FINISH and (usage := self.usage()) is not None:
             yield {**base, "choices": [], "usage": usage}
 

@@ -73,7 +73,7 @@ def test_a_call_is_answered_and_billed(server: FarServer, far: Far, stream: bool
 
 
 def test_the_body_goes_as_it_is_but_for_the_model_and_what_is_ours(server: FarServer, far: Far) -> None:
-    extra = {"temperature": 0.25, "seed": 123456789012345678901234567890, "tools": [{"type": "function"}], "x": None}
+    extra: dict[str, Any] = {"temperature": 0.25, "seed": 123456789012345678901234567890, "tools": [{"type": "function"}], "x": None}
     far.ask(False, **extra, nearfar={"route": "auto"}, nearfar_route=1, private=False)
     sent = server.requests[0].json
     assert sent["model"] == "large-1"
@@ -412,7 +412,8 @@ USAGES = [
 @SHAPES
 def test_a_usage_that_cannot_be_is_recounted_and_marked(server: FarServer, far: Far, usage: Any, stream: bool) -> None:
     server.add(Act(Kind.USAGE, usage=usage))
-    asked = far.ask(stream, **({"stream_options": {"include_usage": True}} if stream else {}))
+    more: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
+    asked = far.ask(stream, **more)
     assert asked.text == ALL
     [row] = rows(far)
     assert (row.outcome, row.counted) == (Outcome.OK, Counted.ESTIMATED) and "report" in row.failure
@@ -426,7 +427,10 @@ def test_a_usage_that_cannot_be_is_recounted_and_marked(server: FarServer, far: 
 @SHAPES
 def test_an_answer_that_is_too_large_is_not_taken(server: FarServer, tmp_path: Path, act: Act, stream: bool) -> None:
     server.add(act)
-    with Far(server.url, tmp_path, max_answer=1 << 20, max_retries=0) as far, pytest.raises(InferenceError, match="more"):
+    with (
+        Far(server.url, tmp_path, max_answer=1 << 20, max_retries=0) as far,
+        pytest.raises(InferenceError, match="more"),
+    ):
         far.ask(stream)
     assert outcomes(far) == ["cut" if stream else "maybe-billed"]
 
@@ -455,5 +459,10 @@ def test_nothing_of_what_was_said_is_written_down(server: FarServer, far: Far) -
 def test_answers_are_json_of_one_line(server: FarServer, far: Far) -> None:
     server.add(Act(Kind.ODD))
     pieces: list[bytes] = []
-    far.text.run(Operation.CHAT, b'{"messages": [], "stream": true}', lambda p: bool(pieces.append(p)), ANY)
+
+    def take(piece: bytes) -> bool:
+        pieces.append(piece)
+        return False
+
+    far.text.run(Operation.CHAT, b'{"messages": [], "stream": true}', take, ANY)
     assert all(b"\n" not in piece and json.loads(piece) for piece in pieces)

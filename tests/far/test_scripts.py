@@ -1,4 +1,4 @@
-"""Whatever the far end does: as many rows in the ledger as requests it saw, and an answer or an error, never nothing."""
+"""Whatever the far end does: a row in the ledger for each request it saw, and an answer or an error, never nothing."""
 
 from __future__ import annotations
 
