@@ -118,6 +118,21 @@ class SelfTestFailed(InferenceError):
     code = "self-test"
 
 
+class LedgerError(InferenceError):
+    """What a call to a far end costs could not be written down, so it was not made; or the ledger cannot be read."""
+
+    code = "ledger"
+    http_status = 507
+
+
+class PrivateRefused(NearfarError):
+    """The data may not leave the fleet, and this would have sent it to a far end. Nothing was sent or written down."""
+
+    code = "private"
+    exit_code = 7
+    http_status = 403
+
+
 class SourceError(NearfarError):
     """A video source cannot be opened or broke off."""
 
