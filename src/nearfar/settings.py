@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from nearfar.errors import InputError, SettingsError
+from nearfar.settings_language import LanguageSettings, RoutingSettings
 from nearfar.settings_privacy import CacheSettings, KeySettings, PrivacySettings, read_keys
 from nearfar.types.units import parse_bytes, parse_milliseconds
 
@@ -171,23 +172,6 @@ class PlacementSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     ] = 0.05
 
 
-class LanguageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How this node serves language models."""
-
-    context: Annotated[
-        int,
-        Meta(
-            ge=256,
-            le=1 << 24,
-            description="Tokens of prompt and answer that one conversation may have; fewer where the model was trained "
-            "for fewer. Memory grows with it.",
-        ),
-    ] = 4096
-    slots: Annotated[
-        int, Meta(ge=1, le=256, description="Conversations that one service answers at the same time.")
-    ] = 4
-
-
 class StreamsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is kept of streams: `nearfar explain` reads it."""
 
@@ -224,6 +208,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "placement": PlacementSettings,
     "streams": StreamsSettings,
     "language": LanguageSettings,
+    "routing": RoutingSettings,
     "privacy": PrivacySettings,
     "cache": CacheSettings,
     "emulate": EmulateSettings,
@@ -241,6 +226,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     placement: PlacementSettings = PlacementSettings()
     streams: StreamsSettings = StreamsSettings()
     language: LanguageSettings = LanguageSettings()
+    routing: RoutingSettings = RoutingSettings()
     privacy: PrivacySettings = PrivacySettings()
     cache: CacheSettings = CacheSettings()
     keys: tuple[KeySettings, ...] = ()
