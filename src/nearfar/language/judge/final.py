@@ -17,6 +17,8 @@ _WORDS = {
     "hundred": 100.0, "dozen": 12.0, "twice": 2.0, "double": 2.0, "doubled": 2.0, "half": 0.5, "third": 1 / 3,
     "triple": 3.0, "thrice": 3.0, "quarter": 0.25, "quarters": 0.25, "thirds": 1 / 3, "fourth": 0.25, "fifth": 0.2,
 }  # fmt: skip
+LARGEST = 1e300
+"""What is larger counts as this; a text may hold a million digits."""
 _WORD = re.compile(r"\b(?:" + "|".join(_WORDS) + r")\b", re.IGNORECASE)
 _STATED = re.compile(
     r"####\s*(?P<mark>[^\n]+)|\\boxed\{(?P<box>[^{}]{1,80})\}"
@@ -42,10 +44,14 @@ def numbers(text: str, *, words: bool = False) -> tuple[float, ...]:
     >>> numbers("She sells 1,200 eggs at $2.50, twice a day.", words=True)
     (1200.0, 2.5, 2.0)
     """
-    found = [(m.start(), float(m[1].replace(",", ""))) for m in _NUMBER.finditer(text)]
+    found = [(m.start(), _float(m[1])) for m in _NUMBER.finditer(text)]
     if words:
         found += [(m.start(), _WORDS[m[0].lower()]) for m in _WORD.finditer(text)]
     return tuple(value for _, value in sorted(found))
+
+
+def _float(digits: str) -> float:
+    return min(float(digits.replace(",", "")), LARGEST)
 
 
 def final_answer(text: str) -> Final:
@@ -57,9 +63,7 @@ def final_answer(text: str) -> Final:
     >>> final_answer("It is the  Red one.").text
     'it is red one'
     """
-    stated = None
-    for stated in _STATED.finditer(text):
-        pass  # the last one counts
+    *_, stated = None, *_STATED.finditer(text)  # the last one counts
     if stated is not None:
         piece = stated["mark"] or stated["box"] or stated["said"]
         found = _read(piece, first=True)
@@ -81,7 +85,7 @@ def _read(piece: str, *, first: bool) -> Final | None:
     if not hits:
         return Final("text", normal(piece)) if first and normal(piece) else None
     hit = hits[0] if first else hits[-1]
-    value = float(hit[1].replace(",", ""))
+    value = _float(hit[1])
     value = -value if hit[0].lstrip()[0] in "-−" and value else value
     return Final("number", f"{value:.6g}", value)
 

@@ -18,23 +18,24 @@ from nearfar.language.prompt import Asked
 
 _JSON = re.compile(r"\b(?:in|as|valid|return|output|only|a)\s+(?:\w+\s+)?JSON\b")
 _LETTER = re.compile(
-    r"\b(?:only|just|single|with)\s+(?:with\s+)?(?:the|a|one)?\s*(?:single\s+)?(?:capital\s+)?letter\b"
-    r"|^\s*\(?A[.):].*^\s*\(?B[.):].*\banswer\b\s*:?\s*$",
-    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+    r"\b(?:only|just|single|with) (?:with )?(?:the |a |one )?(?:single )?(?:capital )?letter\b", re.IGNORECASE
 )
+_CHOICES = (re.compile(r"^[ \t]*\(?A[.):]", re.MULTILINE), re.compile(r"^[ \t]*\(?B[.):]", re.MULTILINE))
+_ANSWER = re.compile(r"\banswer:?$", re.IGNORECASE)
 _YES_NO = re.compile(r"\b(?:answer|reply|respond)\b[^.\n]{0,40}\byes\b[^.\n]{0,10}\bno\b", re.IGNORECASE)
 _LIST = re.compile(
     r"\b(?:bullet(?:ed)?(?: points?| list)?|numbered list|as a list|in a list|make a list|list of \d+|list \d+)\b", re.I
 )
 _CODE = re.compile(
-    r"\b(?:write|implement|create|complete|give me)\b[^.\n]{0,60}\b(?:function|program|script|code|class|SQL|query|regex)\b",
+    r"\b(?:write|implement|create|complete|give me)\b[^.\n]{0,60}"
+    r"\b(?:function|program|script|code|class|SQL|query|regex)\b",
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"```[\w+-]*\n(.*?)```", re.DOTALL)
 _ITEM = re.compile(r"^\s*(?:[-*•+]|\(?\d{1,3}[.)])\s+\S", re.MULTILINE)
 _CODE_LINE = re.compile(
-    r"^\s*(?:def |class |import |from \w+ import|return\b|for \w|while |if .*[:{]$|#include|function |const |let |var |public "
-    r"|SELECT |INSERT |CREATE |fn |func |package |<\w+|\w[\w.\[\]]* ?[-+*/]?= ?\S|}\s*$)",
+    r"^\s*(?:def |class |import |from \w+ import|return\b|for \w|while |if .*[:{]$|#include|function |const |let |var "
+    r"|public |SELECT |INSERT |CREATE |fn |func |package |<\w+|\w[\w.\[\]]* ?[-+*/]?= ?\S|}\s*$)",
     re.MULTILINE | re.IGNORECASE,
 )
 
@@ -66,7 +67,8 @@ def forms(asked: Asked, answer: Answer) -> tuple[Form, ...]:
         fenced = whole or any(_decoded(block.strip())[0] for block in _FENCE.findall(text))
         return (Form("json", fenced, False, "" if fenced else "no JSON in it"),)
     found = []
-    if _LETTER.search(wish):
+    choices = _ANSWER.search(wish.rstrip()[-20:]) and all(choice.search(wish) for choice in _CHOICES)
+    if choices or _LETTER.search(wish):
         good = bool(re.fullmatch(r"(?:[^\n]{0,40}\b)?\(?[A-Ja-j]\)?[.:)]?(?:\s[^\n]{0,200})?", text))
         found.append(Form("letter", good, False, "" if good else "does not begin with one letter"))
     if _YES_NO.search(wish):
@@ -94,7 +96,7 @@ def _json(text: str, schema: Mapping[str, Any] | None) -> Form:
 
 
 def _decoded(text: str) -> tuple[bool, Any]:
-    if text[:1] not in "{[\"-0123456789tfn" or not text:
+    if text[:1] not in '{["-0123456789tfn' or not text:
         return False, None
     try:
         return True, msgspec.json.decode(text.encode("utf-8", "surrogatepass"))

@@ -9,7 +9,7 @@ any other keyword: they are passed over.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MOST_DEPTH = 30
@@ -40,7 +40,7 @@ def _is(value: Any, name: Any) -> bool:
         return False
     if not isinstance(value, _TYPES[name]):
         return False
-    return name != "integer" or isinstance(value, int) or value.is_integer()
+    return name != "integer" or not isinstance(value, float) or value.is_integer()
 
 
 class _Checker:
@@ -120,7 +120,7 @@ class _Checker:
 
 def _bounds(value: Any, schema: Mapping[str, Any], at: str) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        tests = (
+        tests: tuple[tuple[str, Callable[[float], bool]], ...] = (
             ("minimum", lambda limit: value >= limit),
             ("maximum", lambda limit: value <= limit),
             ("exclusiveMinimum", lambda limit: value > limit),
@@ -132,7 +132,7 @@ def _bounds(value: Any, schema: Mapping[str, Any], at: str) -> str:
         low, high = ("minLength", "maxLength") if isinstance(value, str) else ("minItems", "maxItems")
         if not isinstance(value, (str, list)):
             return ""
-        tests = ((low, lambda limit: size >= limit), (high, lambda limit: size <= limit))  # type: ignore[assignment]
+        tests = ((low, lambda limit: size >= limit), (high, lambda limit: size <= limit))
         if isinstance(value, list) and schema.get("uniqueItems") is True and _repeats(value):
             return f"{at} repeats an item"
     for key, holds in tests:

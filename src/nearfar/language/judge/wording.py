@@ -12,13 +12,16 @@ MOST_CHARACTERS = 20_000
 _WORDS = re.compile(r"[^\W_]+(?:'[a-z]+)?")
 _REFUSAL = re.compile(
     r"\bI(?:'m| am)? (?:cannot|can't|can ?not|won't|will not|unable to|not able to|sorry, but I (?:cannot|can't))\b"
-    r"|\bI(?:'m| am) (?:sorry|afraid),? (?:but )?I\b|\bas an? (?:AI|artificial intelligence|(?:large )?language model)\b"
+    r"|\bI(?:'m| am) (?:sorry|afraid),? (?:but )?I\b"
+    r"|\bas an? (?:AI|artificial intelligence|(?:large )?language model)\b"
     r"|\bI(?:'m| am) (?:just )?an? (?:AI|language model)\b|\bI must decline\b",
     re.IGNORECASE,
 )
 _UNKNOWING = re.compile(
-    r"\bI (?:do not|don't|really don't) (?:know|have (?:enough|access|any information))\b|\bI(?:'m| am) not (?:sure|certain)\b"
-    r"|\b(?:not|im)possible to (?:determine|answer|say|know|calculate)\b|\bcannot be (?:determined|answered|calculated)\b"
+    r"\bI (?:do not|don't|really don't) (?:know|have (?:enough|access|any information))\b"
+    r"|\bI(?:'m| am) not (?:sure|certain)\b"
+    r"|\b(?:not|im)possible to (?:determine|answer|say|know|calculate)\b"
+    r"|\bcannot be (?:determined|answered|calculated)\b"
     r"|\b(?:not enough|insufficient) information\b|\bno solution\b|\bit is unclear\b",
     re.IGNORECASE,
 )
@@ -29,18 +32,32 @@ _HEDGE = re.compile(
 )
 _END = re.compile(r"(?:[.!?…)\]}\"'”’`*|:;>]|\d[\w%°]*|####.*)\s*$")
 _OPEN_END = re.compile(r"(?:<<[^<>]*|[-+*/×=,(]|\b(?:and|or|the|of|to|is|a|an|in|for|with|so))\s*$")
-_SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "HANGUL", "HIRAGANA", "KATAKANA", "CJK")
+_SCRIPTS = (
+    "LATIN",
+    "CYRILLIC",
+    "GREEK",
+    "ARABIC",
+    "HEBREW",
+    "DEVANAGARI",
+    "THAI",
+    "HANGUL",
+    "HIRAGANA",
+    "KATAKANA",
+    "CJK",
+)
 _COMMON = {
-    "en": "the of and to is that in for with you was are this have not".split(),
-    "de": "der die das und ist nicht ein eine zu den mit auf für sie wie".split(),
-    "fr": "le la les et est une des que pour dans qui pas sur avec vous".split(),
-    "es": "el los las y es una que por para con del como más pero su".split(),
-    "it": "il lo gli di e è una che per con non del sono come più".split(),
-    "pt": "o os as e é uma que por para com não do da como mais".split(),
-    "nl": "de het een en is van niet dat op te zijn voor met die je".split(),
+    "en": "the of and to is that in for with you was are this have not",
+    "de": "der die das und ist nicht ein eine zu den mit auf für sie wie",
+    "fr": "le la les et est une des que pour dans qui pas sur avec vous",
+    "es": "el los las y es una que por para con del como más pero su",
+    "it": "il lo gli di e è una che per con non del sono come più",
+    "pt": "o os as e é uma que por para com não do da como mais",
+    "nl": "de het een en is van niet dat op te zijn voor met die je",
 }
 _SEEN_IN = {
-    word: {name for name, words in _COMMON.items() if word in words} for words in _COMMON.values() for word in words
+    word: {name for name, words in _COMMON.items() if word in words.split()}
+    for words in _COMMON.values()
+    for word in words.split()
 }
 
 
