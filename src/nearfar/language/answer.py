@@ -5,7 +5,7 @@ Read from the conventional JSON of `/v1/chat/completions` and `/v1/completions`;
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -37,10 +37,17 @@ class Answer(msgspec.Struct, frozen=True):
     """Names of the tools that it calls."""
     raw: bytes = b""
     """The JSON as it came, for whoever passes it on."""
+    served_by: str = ""
+    """Which service answered; empty when whoever asked did not say."""
+    cost: float = 0.0
+    """What it cost, in the fleet's currency."""
 
 
-Ask = Callable[[Mapping[str, Any]], Awaitable[Answer]]
-"""Sends one body (never with `stream` true) and waits for its answer. Raises `NearfarError`."""
+Ask = Callable[[bytes], Awaitable[Answer]]
+"""Sends one JSON body (never with `stream` true) and waits for its answer. Raises `NearfarError`.
+
+Whoever passes one in holds it to privacy and deadline; the callers here only decide what to ask whom.
+"""
 
 
 def read_answer(data: bytes) -> Answer:

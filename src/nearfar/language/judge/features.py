@@ -46,7 +46,7 @@ def observe(
     told, final = claims(text), final_answer(text)
     values = {
         **certainty.certainty(answer.chances),
-        "agreement": agreement([text, *others])[0],
+        "agreement": agreement([text, *others]),
         **figures.arithmetic(asked.prompt, told),
         **figures.plausibility(asked.prompt, text, final, told),
         "words": math.log1p(len(text.split())),

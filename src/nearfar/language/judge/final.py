@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -97,18 +96,14 @@ def normal(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", letters).split())[:200]
 
 
-def agreement(answers: Sequence[str]) -> tuple[float, int]:
-    """(share of the other answers that end as the first one does, position of an answer of the largest group).
+def agreement(answers: Sequence[str]) -> float:
+    """The share of the other answers that end as the first one does, which is the one that would be given.
 
-    Self-consistency (Wang et al., 2023) with the first answer as the one that would be given. 1.0 needs at least two
-    answers; with fewer there is nothing to compare and the share is NaN.
+    Self-consistency (Wang et al., 2023), used to judge and not to vote. NaN for fewer than two answers: nothing to
+    compare.
 
     >>> agreement(["#### 4", "so it is 4", "#### 5"])
-    (0.5, 0)
+    0.5
     """
     ends = [(final.kind, final.text) for final in map(final_answer, answers)]
-    if len(ends) < 2:
-        return float("nan"), 0
-    largest = max(Counter(ends).values())
-    best = next(i for i, end in enumerate(ends) if ends.count(end) == largest)
-    return (ends.count(ends[0]) - 1) / (len(ends) - 1), best
+    return (ends.count(ends[0]) - 1) / (len(ends) - 1) if len(ends) > 1 else float("nan")
