@@ -1,0 +1,1 @@
+"""Makes the default weights of the cascade's judge."""

@@ -1,0 +1,32 @@
+"""How many tokens a text has, where the tokenizer that would know is not at hand."""
+
+from __future__ import annotations
+
+import re
+
+_PIECE = re.compile(r"[A-Za-z]+|\d+|\s+|[^A-Za-z\d\s]")
+PER_MESSAGE = 4
+"""Tokens that a chat template puts around one message, about."""
+
+
+def estimate(text: str) -> int:
+    """The stated rule: a word of Latin letters is one token for each six letters begun, a run of digits one for each
+    three, any other sign one, a run of spaces none and a run with a line break one.
+
+    Within about a fifth of the byte-pair vocabularies of 30,000 to 200,000 entries for English prose; too high for
+    languages that such a vocabulary was made for (Chinese: up to twice), too low for rare scripts.
+
+    >>> estimate("How many eggs do I have?"), estimate("")
+    (7, 0)
+    """
+    total = 0
+    for piece in _PIECE.findall(text):
+        if piece[0].isspace():
+            total += "\n" in piece
+        elif piece[0].isdigit():
+            total += -(-len(piece) // 3)
+        elif piece.isascii() and piece.isalpha():
+            total += -(-len(piece) // 6)
+        else:
+            total += 1
+    return total
