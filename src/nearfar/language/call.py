@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from nearfar.errors import InputError
+from nearfar.language.privacy.policy import KeyPolicy
 from nearfar.types.request import Qos, Stages
 from nearfar.types.telemetry import Reading
 from nearfar.types.wire import Operation
@@ -37,10 +38,8 @@ class Wishes(msgspec.Struct, frozen=True):
     """`local`, `fleet` or `any`; the strictest of this, the header and the key's policy holds."""
     route: str = ""
     """`auto`, `near` or `far`."""
-    cache: bool = True
-    """Whether a kept answer will do."""
-    redact: bool | None = None
-    """Send far with personal data replaced by placeholders."""
+    cache: bool | None = None
+    """Whether a kept answer will do; None: when the same request is to have the same answer anyway."""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -77,14 +76,15 @@ class View(msgspec.Struct, frozen=True):
 
 
 class TextCall(msgspec.Struct, frozen=True):
-    """`body` is the JSON as it came; `key` the name of whose key it came with, "" when none is asked for."""
+    """`body` is the JSON as it came."""
 
     operation: Operation
     body: bytes
     view: View
     qos: Qos = Qos()
     route: Route = Route.AUTO
-    key: str = ""
+    policy: KeyPolicy = KeyPolicy()
+    """Of the key that it came with."""
     conversation: str = ""
     id: str = ""
     """Of this request; all attempts and the ledger name it."""
@@ -111,6 +111,12 @@ class About(msgspec.Struct, frozen=True, omit_defaults=False):
     ms: float = 0.0
     first_token_ms: float | None = None
     energy: Reading = Reading(None, "no power sensor is read for language services")
+    score: float | None = None
+    """Probability that the near answer would be good enough, as the router had it."""
+    privacy: str = ""
+    """How far the prompt was allowed to travel."""
+    saved: int = 0
+    """Tokens that a split spared the far end."""
     moved: int = 0
     """How often the answer was carried on elsewhere."""
     attempts: tuple[str, ...] = ()
@@ -134,7 +140,13 @@ class TextEvent(NamedTuple):
 _view = msgspec.json.Decoder(View)
 
 
-def read_call(operation: Operation, body: bytes, qos: Qos, key: str = "", route: str = "") -> TextCall:
+def read_call(
+    operation: Operation,
+    body: bytes,
+    qos: Qos,
+    policy: KeyPolicy = KeyPolicy(),
+    route: str = "",
+) -> TextCall:
     """The call in a body. Raises `InputError` naming the field."""
     try:
         view = _view.decode(body)
@@ -149,7 +161,7 @@ def read_call(operation: Operation, body: bytes, qos: Qos, key: str = "", route:
         chosen = Route(wanted)
     except ValueError:
         raise InputError(f"The route is {wanted[:40]!r}.", f"Use one of {', '.join(Route)}.") from None
-    return TextCall(operation, body, view, qos, chosen, key, id=f"req-{uuid.uuid4().hex[:16]}")
+    return TextCall(operation, body, view, qos, chosen, policy, id=f"req-{uuid.uuid4().hex[:16]}")
 
 
 def with_fields(body: bytes, changes: Mapping[str, Any]) -> bytes:

@@ -1,106 +1,66 @@
-"""Answers language calls: the one door that the gateway and the command line use."""
+"""Answers language calls: the one door that the gateway and the command line use.
+
+Whatever comes in passes the privacy gate first; only what the gate ruled on is planned, and only what is planned is
+sent.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-import msgspec
-
 from nearfar.client.client import Client
-from nearfar.client.talking import TextReply, TextRequest
-from nearfar.errors import InputError, UnknownModel
-from nearfar.language import carry
-from nearfar.language.call import AUTO, About, TextAnswer, TextCall, TextEvent
-from nearfar.placement.filters import FAR_RUNTIMES
-from nearfar.types.ids import ModelName, ServiceId, is_name
-from nearfar.types.request import Stages
-from nearfar.types.wire import TextContext
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Counted(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-_counted = msgspec.json.Decoder(_Counted)
+from nearfar.errors import InputError
+from nearfar.language.call import AUTO, TextAnswer, TextCall, TextEvent
+from nearfar.language.director import Director
+from nearfar.language.offers import Offer
+from nearfar.language.plan import Plan
+from nearfar.language.privacy.gate import Ruling, rule
+from nearfar.language.privacy.policy import strictest
+from nearfar.language.run import Run
+from nearfar.types.ids import is_name
+from nearfar.types.request import Privacy
 
 
 class Talker:
-    """Used from one event loop. Raises what `Client` raises, and `StreamCut` in the middle of a streamed answer."""
+    """Used from one event loop. Raises what `Client` raises, `PersonalDataRefused`, and `StreamCut` in the middle of a
+    streamed answer."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, director: Director | None = None) -> None:
         self.client = client
+        self.director = director or Director(client)
 
     async def answer(self, call: TextCall) -> TextAnswer:
         """The whole answer of a call whose body does not ask for chunks."""
-        start = time.monotonic()
-        reply = await self.client.text.ask(self._request(call))
-        body = bytes(reply.body)
-        return TextAnswer(body, self._about(call, reply, _usage(body), start))
+        return await self._run(call).answer()
 
     async def stream(self, call: TextCall) -> AsyncIterator[TextEvent]:
         """The answer in chunks; the last event says where it came from."""
-        start = time.monotonic()
-        first: float | None = None
-        usage = _Usage()
-        pieces = carry.stream(self.client.text, self._request(call), call.view)
-        async with aclosing(pieces):  # type: ignore[type-var]
-            async for piece, moved in pieces:
-                first = first or time.monotonic()
-                if piece.last is None:
-                    yield TextEvent(piece.lines)
-                    continue
-                for line in piece.lines.splitlines()[-2:]:
-                    usage = _usage(line, usage)
-                reply = TextReply(b"", piece.served_by, piece.last.variant, piece.last.stages)
-                about = self._about(call, reply, usage, start)
-                about = msgspec.structs.replace(about, moved=moved, first_token_ms=(first - start) * 1000)
-                yield TextEvent(piece.lines, about)
+        events = self._run(call).stream()
+        async with aclosing(events):  # type: ignore[type-var]
+            async for event in events:
+                yield event
 
-    def models(self) -> list[ModelName]:
-        """Language models that the fleet serves just now."""
-        snapshot = self.client.snapshot()
-        named = {view.report.model for view in snapshot.services.values() if view.alive and view.report.text}
-        return sorted(named)
+    def explain(self, call: TextCall) -> tuple[Ruling, Plan]:
+        """What would be done, and why; nothing is sent. Raises what deciding raises."""
+        ruling = self._rule(call)
+        return ruling, self.director.plan(call, ruling)
 
-    def _request(self, call: TextCall) -> TextRequest:
-        model = call.model
-        if model == AUTO:
-            models = self.models()
-            if not models:
-                raise UnknownModel("The fleet serves no language model.", "Start one: nearfar up --model FILE.gguf.")
-            model = models[0]
-        if not is_name(model):
-            raise InputError(f"{model[:80]!r} is no name of a model.", "See /v1/models for what there is.")
-        context = TextContext(call.qos.privacy, call.view.stream, "", call.conversation, call.key, call.id)
-        return TextRequest(call.operation, ModelName(model), call.body, call.qos, context)
+    def models(self) -> tuple[Offer, ...]:
+        """Language models that the fleet serves just now, near ones first."""
+        return self.director.offers()
 
-    def _about(self, call: TextCall, reply: TextReply, usage: _Usage, start: float) -> About:
-        service: ServiceId = reply.served_by
-        view = self.client.snapshot().services.get(service)
-        far = view is not None and view.report.runtime in FAR_RUNTIMES
-        return About(
-            request=call.id,
-            where="far" if far else "near",
-            model=service.partition("/")[2],
-            served_by=service,
-            variant=reply.variant,
-            tokens_in=usage.prompt_tokens,
-            tokens_out=usage.completion_tokens,
-            ms=(time.monotonic() - start) * 1000,
-            attempts=reply.attempts,
-            stages=reply.stages or Stages(),
-        )
+    def _run(self, call: TextCall) -> Run:
+        ruling, plan = self.explain(call)
+        return Run(self.director, call, ruling, plan)
 
-
-def _usage(body: bytes, known: _Usage | None = None) -> _Usage:
-    try:
-        return _counted.decode(body).usage or known or _Usage()
-    except msgspec.MsgspecError:
-        return known or _Usage()
+    def _rule(self, call: TextCall) -> Ruling:
+        if call.model != AUTO and not is_name(call.model):
+            raise InputError(f"{call.model[:80]!r} is no name of a model.", "See /v1/models for what there is.")
+        call.policy.check_model(call.model)
+        level = call.qos.privacy
+        if self.director.near_only(call):  # it stays near anyway, so nobody need search it for what must not go far
+            level = strictest(level, Privacy.FLEET)
+        ruling = rule(call.body, level, call.policy)
+        ruling.check()
+        return ruling

@@ -1,0 +1,115 @@
+"""What an answer's JSON says of itself: usage, and the bill of a far end, which does not travel on to the caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from nearfar.language.privacy.redact import Redaction, Restorer
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Bill(msgspec.Struct):
+    """The field `nearfar` of a far end's last piece."""
+
+    cost: float = 0.0
+    currency: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    counted: str = ""
+    reason: str = ""
+
+
+class _Said(msgspec.Struct):
+    usage: _Usage | None = None
+    nearfar: _Bill | None = None
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Tokens and money of one answer; 0 where nothing was stated."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+    currency: str = ""
+    estimated: str = ""
+    """Why the tokens are an estimate; "" when they are not."""
+
+
+NOTHING = Counts()
+_said = msgspec.json.Decoder(_Said)
+BILL = b'"nearfar"'
+
+
+def counts(data: bytes, known: Counts = NOTHING) -> Counts:
+    """What the JSON of an answer, or of its last chunk, says; what it does not say stays as it is `known`."""
+    try:
+        said = _said.decode(data)
+    except msgspec.MsgspecError:
+        return known
+    if said.nearfar is not None:
+        bill = said.nearfar
+        why = (bill.reason or "the far end stated none") if bill.counted == "estimated" else ""
+        return Counts(bill.tokens_in, bill.tokens_out, bill.cost, bill.currency, why)
+    if said.usage is not None:
+        return Counts(said.usage.prompt_tokens, said.usage.completion_tokens, known.cost, known.currency)
+    return known
+
+
+def without_bill(data: bytes) -> bytes:
+    """The JSON without the field in which a far end's service tells its price to us."""
+    if BILL not in data:
+        return data
+    raw: dict[str, msgspec.Raw] = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    raw.pop("nearfar", None)
+    return msgspec.json.encode(raw)
+
+
+def restored(data: bytes, redaction: Redaction) -> bytes:
+    """A whole answer with the values put back in every text that the far end wrote."""
+    answer: dict[str, Any] = msgspec.json.decode(data)
+    for choice in answer.get("choices") or ():
+        if isinstance(choice.get("text"), str):
+            choice["text"] = redaction.restore(choice["text"])
+        message = choice.get("message")
+        if isinstance(message, dict):
+            if isinstance(message.get("content"), str):
+                message["content"] = redaction.restore(message["content"])
+            for call in message.get("tool_calls") or ():
+                function = call.get("function") or {}
+                if isinstance(function.get("arguments"), str):
+                    function["arguments"] = redaction.restore(function["arguments"], in_json=True)
+    return msgspec.json.encode(answer)
+
+
+class StreamRestorer:
+    """As `restored`, for chunks. What is held back of a choice comes with its finish reason, or with the last chunk."""
+
+    def __init__(self, redaction: Redaction) -> None:
+        self._redaction = redaction
+        self._texts: dict[int, Restorer] = {}
+        self._arguments: dict[tuple[int, int], Restorer] = {}
+
+    def feed(self, line: bytes) -> bytes:
+        chunk: dict[str, Any] = msgspec.json.decode(line)
+        for choice in chunk.get("choices") or ():
+            index = choice.get("index", 0)
+            restorer = self._texts.setdefault(index, self._redaction.restorer())
+            holder, name = (choice, "text") if "text" in choice else (choice.setdefault("delta", {}), "content")
+            text = holder.get(name)
+            if isinstance(text, str):
+                holder[name] = restorer.feed(text)
+            if choice.get("finish_reason") and (rest := restorer.finish()):
+                holder[name] = (holder.get(name) or "") + rest
+            for call in (choice.get("delta") or {}).get("tool_calls") or ():
+                function = call.get("function") or {}
+                if isinstance(function.get("arguments"), str):
+                    key = (index, call.get("index", 0))
+                    known = self._arguments.setdefault(key, self._redaction.restorer(in_json=True))
+                    function["arguments"] = known.feed(function["arguments"])
+        return msgspec.json.encode(chunk)

@@ -1,0 +1,300 @@
+"""One call from the gate to the answer: asked near or far as planned, elsewhere when that fails, judged or split."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import NamedTuple
+
+import msgspec
+
+from nearfar.client.talking import TextReply, TextRequest
+from nearfar.errors import (
+    DeadlineExceeded,
+    InferenceError,
+    InputError,
+    MeshError,
+    NearfarError,
+    NoCandidate,
+    Overloaded,
+    StreamCut,
+    UnknownModel,
+)
+from nearfar.language import carry, split
+from nearfar.language.answer import Answer, Ask, read_answer
+from nearfar.language.call import About, TextAnswer, TextCall, TextEvent, with_fields
+from nearfar.language.cascade import CascadeOptions, cascade, chunks
+from nearfar.language.director import Director
+from nearfar.language.plan import Plan, Where
+from nearfar.language.privacy.gate import Ruling
+from nearfar.language.privacy.policy import strictest
+from nearfar.language.prompt import asked
+from nearfar.language.replies import NOTHING, Counts, StreamRestorer, counts, restored, without_bill
+from nearfar.types.ids import ModelName, ServiceId
+from nearfar.types.request import Privacy, Stages
+from nearfar.types.units import Milliseconds
+from nearfar.types.wire import TextContext
+
+FAILURES = (NoCandidate, UnknownModel, Overloaded, MeshError, InferenceError, DeadlineExceeded)
+"""After which the other side may do better. What the caller did wrong is wrong there too."""
+
+
+class _Target(NamedTuple):
+    model: str
+    far: bool
+
+
+class Run:
+    """One call. `answer` or `stream` is called once."""
+
+    def __init__(self, director: Director, call: TextCall, ruling: Ruling, plan: Plan) -> None:
+        self._director = director
+        self._call = call
+        self._ruling = ruling
+        self._plan = plan
+        self._start = time.monotonic()
+        self._why = list(plan.why)
+        self._attempts: list[str] = []
+        if ruling.reasons:
+            self._why += ruling.reasons
+        first_far = plan.where in (Where.FAR, Where.SPLIT)
+        self._targets = [_Target(plan.model, first_far)]
+        if plan.second:
+            self._targets.append(_Target(plan.second, not first_far))
+
+    # -- the whole answer ---------------------------------------------------------------------------------------------
+
+    async def answer(self) -> TextAnswer:
+        """Raises what the last model that may be asked raised."""
+        match self._plan.where:
+            case Where.CASCADE:
+                made = await self._cascade()
+            case Where.SPLIT:
+                made = await self._split()
+            case _:
+                made = await self._simple()
+        self._director.note(self._call, self._plan, self._ruling, made.about)
+        return made
+
+    async def _simple(self) -> TextAnswer:
+        for place, target in enumerate(self._targets):
+            if (kept := self._kept(target)) is not None:
+                return kept
+            try:
+                answer, reply, said = await self._whole(target, self._body(target))
+            except FAILURES as error:
+                if place + 1 == len(self._targets):
+                    raise
+                self._failed(target, error)
+                continue
+            body = self._for_caller(target, answer)
+            return TextAnswer(body, self._about("far" if target.far else "near", reply, said))
+        raise AssertionError("there is always one target")
+
+    async def _whole(self, target: _Target, body: bytes) -> tuple[bytes, TextReply, Counts]:
+        """The answer as the service gave it but for the bill, and kept if it may be."""
+        reply = await self._director.client.text.ask(self._request(target, body, streamed=False))
+        raw = bytes(reply.body)
+        said = counts(raw)
+        raw = without_bill(raw) if target.far else raw
+        self._director.keep(self._call, self._ruling, target.model, target.far, raw)
+        return raw, reply, said
+
+    def _kept(self, target: _Target) -> TextAnswer | None:
+        raw = self._director.kept(self._call, self._ruling, target.model, target.far)
+        if raw is None:
+            return None
+        self._why.append("the same question was answered before")
+        reply = TextReply(b"", ServiceId(f"cache/{target.model}"), "", Stages())
+        said = msgspec.structs.replace(counts(raw), cost=0.0)
+        return TextAnswer(self._for_caller(target, raw), self._about("cache", reply, said))
+
+    def _for_caller(self, target: _Target, raw: bytes) -> bytes:
+        redaction = self._ruling.redaction
+        return restored(raw, redaction) if target.far and redaction is not None else raw
+
+    # -- the answer in chunks -----------------------------------------------------------------------------------------
+
+    async def stream(self) -> AsyncIterator[TextEvent]:
+        """Chunks; the last event carries `about`. Raises as `answer`, and `StreamCut` once something was given."""
+        if self._plan.where in (Where.CASCADE, Where.SPLIT) or (
+            any(self._director.has(self._call, self._ruling, t.model, t.far) for t in self._targets[:1])
+        ):
+            made = await self.answer()
+            lines = chunks(made.body)
+            options = self._call.view.stream_options
+            if options is None or not options.include_usage:
+                lines = [line for line in lines if b'"choices":[]' not in line]
+            yield TextEvent(b"\n".join(lines), made.about)
+            return
+        for place, target in enumerate(self._targets):
+            began = False
+            events = self._streamed(target)
+            try:
+                async with aclosing(events):  # type: ignore[type-var]
+                    async for event in events:
+                        began = True
+                        if event.about is not None:
+                            self._director.note(self._call, self._plan, self._ruling, event.about)
+                        yield event
+                return
+            except FAILURES as error:
+                if began or isinstance(error, StreamCut) or place + 1 == len(self._targets):
+                    raise
+                self._failed(target, error)
+
+    async def _streamed(self, target: _Target) -> AsyncIterator[TextEvent]:
+        first: float | None = None
+        said = NOTHING
+        request = self._request(target, self._body(target), streamed=True)
+        redaction = self._ruling.redaction if target.far else None
+        restorer = StreamRestorer(redaction) if redaction is not None else None
+        pieces = carry.stream(self._director.client.text, request, self._call.view)
+        async with aclosing(pieces):  # type: ignore[type-var]
+            async for piece, moved in pieces:
+                first = first or time.monotonic()
+                lines = piece.lines
+                if target.far and lines:
+                    each = lines.split(b"\n")
+                    for line in each:
+                        said = counts(line, said)
+                    each = [without_bill(line) for line in each]
+                    lines = b"\n".join(map(restorer.feed, each) if restorer is not None else each)
+                if piece.last is None:
+                    yield TextEvent(lines)
+                    continue
+                if not target.far:
+                    for line in lines.split(b"\n")[-2:]:
+                        said = counts(line, said)
+                reply = TextReply(b"", piece.served_by, piece.last.variant, piece.last.stages)
+                about = self._about("far" if target.far else "near", reply, said)
+                about = msgspec.structs.replace(about, moved=moved, first_token_ms=(first - self._start) * 1000)
+                yield TextEvent(lines, about)
+
+    # -- both ---------------------------------------------------------------------------------------------------------
+
+    async def _cascade(self) -> TextAnswer:
+        near, far = self._targets[0], self._targets[1] if len(self._targets) > 1 else None
+        options = CascadeOptions(self._plan.threshold, self._director.settings.samples + 1)
+        last: dict[str, TextReply] = {}
+        result = await cascade(
+            self._ruling.near(),
+            self._asker(near, last),
+            self._asker(far, last, self._ruling.far) if far is not None else None,
+            self._director.judge,
+            options,
+            self._ruling.privacy,
+        )
+        self._why += result.reasons
+        reply = last[result.where]
+        said = Counts(result.near_in + result.far_in, result.near_out + result.far_out, result.cost, self._currency)
+        target = far if result.where == "far" and far is not None else near
+        body = self._for_caller(target, result.answer.raw)
+        about = self._about("far" if result.where == "far" else "near", reply, said)
+        judged = result.judgement.probability if result.judgement is not None else None
+        self._director.judged(self._call, judged, escalated=result.escalated)
+        return TextAnswer(body, about)
+
+    async def _split(self) -> TextAnswer:
+        far, near = self._targets[0], self._targets[1]
+        body = self._ruling.far()  # what near condenses goes far: it works on the text that may go there
+        question = asked(msgspec.json.decode(body))
+        near_context = self._director.context_of(near.model) or split.DEFAULT.near_context
+        wanted = self._call.view.max_completion_tokens or self._call.view.max_tokens or split.DEFAULT.answer
+        options = msgspec.structs.replace(split.DEFAULT, near_context=near_context, answer=wanted)
+        decision = split.decide(
+            question.prompt, question.before, self._ruling.privacy, self._plan.score or 0.0, options
+        )
+        self._why.append(decision.reason)
+        if decision.kind not in (split.Kind.CONDENSE, split.Kind.DRAFT):
+            return await self._simple()
+        last: dict[str, TextReply] = {}
+        ask_near, ask_far = self._asker(near, last, key="near"), self._asker(far, last, key="far")
+        try:
+            if decision.kind is split.Kind.CONDENSE:
+                made = await split.condense(
+                    question.prompt, question.before, ask_near, ask_far, self._ruling.privacy, options
+                )
+            else:
+                whole = "\n".join(filter(None, (question.before, question.prompt)))
+                made = await split.draft(whole, ask_near, ask_far, self._ruling.privacy, options)
+        except (InputError, *FAILURES) as error:
+            self._why.append(f"the split failed ({error.code}), so the whole prompt is asked: {error.message}")
+            return await self._simple()
+        self._why += made.reasons
+        self._why.append(f"the far end read {made.far_in} tokens instead of {made.whole_in}")
+        said = Counts(made.near_in + made.far_in, made.near_out + made.far_out, made.cost, self._currency)
+        about = self._about("split", last[made.where], said)
+        about = msgspec.structs.replace(about, saved=made.saved_in + made.saved_out)
+        raw = made.answer.raw
+        redaction = self._ruling.redaction
+        return TextAnswer(restored(raw, redaction) if redaction is not None else raw, about)
+
+    def _asker(
+        self,
+        target: _Target,
+        last: dict[str, TextReply],
+        body_of: object = None,
+        key: str = "",
+    ) -> Ask:
+        """Asks one side; the far one gets nothing that the gate did not look at."""
+        name = key or ("far" if target.far else "near")
+
+        async def ask(body: bytes) -> Answer:
+            if target.far and callable(body_of):
+                body = with_fields(body_of(), {"stream": False, "stream_options": None})
+            reply = await self._director.client.text.ask(self._request(target, body, streamed=False))
+            last[name] = reply
+            raw = bytes(reply.body)
+            said = counts(raw)
+            self._currency = said.currency or self._currency
+            answer = read_answer(without_bill(raw) if target.far else raw)
+            return msgspec.structs.replace(answer, served_by=reply.served_by, cost=said.cost)
+
+        return ask
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    _currency = ""
+
+    def _body(self, target: _Target) -> bytes:
+        return self._ruling.far() if target.far else self._ruling.near()
+
+    def _request(self, target: _Target, body: bytes, *, streamed: bool) -> TextRequest:
+        call = self._call
+        level = self._ruling.privacy
+        if not target.far:  # what was not made for a far end reaches none, whatever serves a model of this name
+            level = strictest(level, Privacy.FLEET)
+        qos = msgspec.structs.replace(call.qos, privacy=level, max_cost=call.policy.cost(call.qos.max_cost))
+        if qos.deadline is not None:
+            spent = (time.monotonic() - self._start) * 1000
+            qos = msgspec.structs.replace(qos, deadline=Milliseconds(max(0.01, qos.deadline - spent)))
+        reason, name = "; ".join(self._plan.why)[:200], call.policy.name
+        context = TextContext(level, streamed, reason, call.conversation, name, call.id)
+        return TextRequest(call.operation, ModelName(target.model), body, qos, context)
+
+    def _failed(self, target: _Target, error: NearfarError) -> None:
+        side = "far" if target.far else "near"
+        self._attempts.append(f"{target.model}: {error.message}")
+        self._why.append(f"{side} failed ({error.code}), so the other side was asked")
+
+    def _about(self, where: str, reply: TextReply, said: Counts) -> About:
+        why = [*self._why, f"the tokens are estimated: {said.estimated}"] if said.estimated else self._why
+        return About(
+            request=self._call.id,
+            where=where,
+            model=reply.served_by.partition("/")[2],
+            served_by=reply.served_by,
+            variant=reply.variant,
+            why=tuple(why),
+            cost=said.cost,
+            currency=said.currency,
+            tokens_in=said.tokens_in,
+            tokens_out=said.tokens_out,
+            ms=(time.monotonic() - self._start) * 1000,
+            score=self._plan.score,
+            privacy=self._ruling.privacy.value,
+            attempts=(*self._attempts, *reply.attempts),
+            stages=reply.stages,
+        )
