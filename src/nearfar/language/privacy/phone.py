@@ -80,7 +80,7 @@ def _in_row(text: str, start: int) -> bool:
 
 
 def _national(text: str, pattern: re.Pattern[str]) -> Iterator[Finding]:
-    """Numbers of 9 to 12 digits with the 0 of a trunk call. One that follows another after a blank is one of its own."""
+    """Numbers of 9 to 12 digits with the 0 of a trunk call. One that follows another after a blank is its own."""
     behind = -1
     found = pattern.search(text)
     while found is not None:
