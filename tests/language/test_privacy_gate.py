@@ -1,4 +1,4 @@
-"""The gate: the strictest demand wins whatever else is said, everything in a body is read, and nothing of it is shown."""
+"""The gate: the strictest demand wins whatever else is said, a body is read in full, and none of it is shown."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ PLACES: dict[str, dict[str, Any]] = {
     "an earlier message": {"messages": [{"role": "assistant", "content": MAIL}, {"role": "user", "content": "hi"}]},
     "a part": chat([{"type": "text", "text": MAIL}]),
     "a tool's answer": chat("hi", x=[{"role": "tool", "tool_call_id": "1", "content": MAIL}]),
-    "arguments": {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": f'{{"a": "{MAIL}"}}'}}]}]},
+    "arguments": {"messages": [{"tool_calls": [{"function": {"name": "f", "arguments": f'{{"a": "{MAIL}"}}'}}]}]},
     "a description": chat("hi", tools=[{"type": "function", "function": {"name": "f", "description": MAIL}}]),
     "a default": chat("hi", tools=[{"function": {"parameters": {"properties": {"a": {"default": MAIL}}}}}]),
     "metadata": chat("hi", metadata={"who": MAIL}),
