@@ -79,9 +79,8 @@ def test_the_spelling_of_a_request_does_not_matter() -> None:
 def test_what_failed_was_cut_or_waits_for_a_tool_is_not_kept(bad: bytes) -> None:
     cache, alike = ExactCache(), SemanticCache(lambda text: [1.0], 0.9)
     assert not complete(bad)
-    assert not cache.put(cache.key(ask(), SCOPE), bad, at(0)) and not alike.put(
-        alike.question(ask(), SCOPE), bad, at(0)
-    )
+    assert not cache.put(cache.key(ask(), SCOPE), bad, at(0))
+    assert not alike.put(alike.question(ask(), SCOPE), bad, at(0))
     assert (len(cache), cache.counters.refused, len(alike), alike.counters.refused) == (0, 1, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Policies of keys: read from a file, resolved against the general settings, and looked up by a key that is not kept."""
+"""Policies of keys: read from a file, resolved against the general settings, and looked up by a key."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from nearfar.language.privacy.redact import LEAST_EVERYWHERE, MOST_VALUES, Canno
 
 VALUES = (
     "ada@example.org", "bob (at) example (dot) com", "+49 30 1234567", "DE89 3704 0044 0532 0130 00",
-    "4111 1111 1111 1111", "203.0.113.7", "password: hunter2", "my PIN is 1234", "patient: John Doe\n", "ssn = 078-05-1120", "born 3 May 1985",
+    "4111 1111 1111 1111", "203.0.113.7", "password: hunter2", "my PIN is 1234", "patient: John Doe\n",
+    "ssn = 078-05-1120", "born 3 May 1985",
     "2001:db8::8a2e:370:7334", "<EMAIL_1>", "<PHONE_2>", "<", "<EMAIL_", "1>",
     "Adresse: Weg 5, 12345 Berlin\n",
     "John Doe", "hunter2", '{"password": "hunter2", "to": "ada@example.org"}', "\u200b", "＠", "tel: ",
