@@ -87,7 +87,8 @@ def test_what_failed_was_cut_or_waits_for_a_tool_is_not_kept(bad: bytes) -> None
 def test_which_requests_are_to_have_the_same_answer_again() -> None:
     yes: list[dict[str, Any]] = [{"temperature": 0}, {"temperature": 0.0}, {"seed": 3}, {"seed": 0}, {"input": "x"}]
     no: list[dict[str, Any]] = [
-        {}, {"temperature": 0.7}, {"seed": None}, {"temperature": False}, {"seed": True}, {"input": "x", "messages": []},
+        {}, {"temperature": 0.7}, {"seed": None}, {"temperature": False}, {"seed": True},
+        {"input": "x", "messages": []},
     ]  # fmt: skip
     assert all(map(repeatable, yes)) and not any(map(repeatable, no))
     assert all(repeatable(request, asked=True) for request in no)
@@ -178,7 +179,10 @@ def test_a_private_question_is_not_given_to_a_far_embedding() -> None:
 
     cache = SemanticCache(never, 0.9, far_embedding=True)
     assert cache.question(ask(), SCOPE) is None
-    assert cache.question(ask(), Scope("k", Privacy.LOCAL, "near:m")) is None
+    assert cache.question(ask(), Scope("k", Privacy.LOCAL, "far:m")) is None
+    assert cache.question(ask(), Scope("k", Privacy.ANY, "near:m")) is None, "near, it is not redacted"
+    asked = SemanticCache(circle, 0.9, far_embedding=True).question(ask("1"), Scope("k", Privacy.ANY, "far:m"))
+    assert asked is not None
 
 
 def test_what_cannot_be_compared_is_not() -> None:
