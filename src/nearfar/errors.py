@@ -49,8 +49,8 @@ class TooLarge(InputError):
 
 
 class PersonalDataRefused(InputError):
-    """Personal data was found in a prompt, and the policy of its key refuses that; or a prompt that is private was about
-    to leave the fleet. The message holds kinds and numbers, never the data."""
+    """Personal data was found in a prompt, and the policy of its key refuses that; or a prompt that is private was
+    about to leave the fleet. The message holds kinds and numbers, never the data."""
 
     code = "personal-data"
     http_status = 403

@@ -74,7 +74,8 @@ class KeySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Literal["", "near", "any"], Meta(description="Instead of what `[privacy]` says. Empty: what stands there.")
     ] = ""
     max_cost: Annotated[
-        float | None, Meta(ge=0, description="Most that one request may cost, in the fleet's currency. Unset: any.")
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Most that one request may cost, in the fleet's currency. Unset: any."),
     ] = None
     models: Annotated[tuple[str, ...], Meta(description="Models that it may ask for. Empty: all.")] = ()
 

@@ -100,7 +100,8 @@ class SemanticCache:
     def question(self, request: Mapping[str, Any], scope: Scope, redaction: Redaction | None = None) -> Question | None:
         """None when the request has no last words of a user in plain text, or when they may not be embedded. Raises
         `InputError` when the vector is empty, not finite or 0, and what `embed` raises."""
-        if self._far_embedding and (scope.privacy is not Privacy.ANY or (redaction is None and scope.redacted)):
+        # A request that goes near may hold what its redacted form would not: only what goes far anyway is embedded far.
+        if self._far_embedding and not (scope.privacy is Privacy.ANY and scope.served.startswith("far:")):
             return None
         parted = _parted(request)
         if parted is None:

@@ -31,13 +31,15 @@ _WITH_SIX: tuple[Rule, ...] = (phones, ibans, cards, identities)
 """Their findings hold six digits each, with at most three signs between."""
 _DIGIT = re.compile(r"\d")
 _SIX = re.compile(r"\d(?:[ \t().\-/\[\]_]{0,3}\d){5}")
+_LEAST = 6
+"""Characters of the shortest text with a finding in it: `a@b.de`."""
 _WORD = 12
 """Characters of the longest word in which nothing can be found: shorter than any token, without any sign."""
 
 
 def find(text: str) -> tuple[Finding, ...]:
     """Everything found, in the order of the text and without overlaps. Pure; the text is not kept."""
-    if len(text) <= _WORD and text.isalpha():
+    if len(text) < _LEAST or (len(text) <= _WORD and text.isalpha()):
         return ()
     folded = Folded(text)
     found: list[Finding] = []

@@ -62,8 +62,8 @@ def _local(text: str, end: int) -> int:
         opening = text.rfind('"', max(0, end - 1 - LONGEST_LOCAL), end - 1)
         return opening if 0 <= opening < end - 2 else end
     start, first = end, max(0, end - LONGEST_LOCAL)
-    while start > first and (text[start - 1].isalnum() or text[start - 1] in "._+-'&*/=?^{|}~!#$"):
+    while start > first and (text[start - 1].isalnum() or text[start - 1] in "._+-'"):
         start -= 1
-    while start < end and text[start] in ".'*/=?^{|}~!#$&":  # what opens a quotation or a path is not of the name
+    while start < end and text[start] in ".'":  # what opens a quotation is not of the name
         start += 1
     return start

@@ -16,7 +16,8 @@ from nearfar.language.privacy.fold import lowered
 from nearfar.language.privacy.names import COMMON_WORDS, FIELDS, LAST_WORDS, LONGEST, NEEDS_DIGITS, PASSWORDS, PINS
 
 _SIGN = re.compile(r"[:=]")
-_SPOKEN = re.compile(r" (?:is|ist|lautet|est|es|e|was|war|on|am|le|el|il) ")
+_SPOKEN = re.compile(r" (?:is|ist|lautet|est|es|e|was|war) ")
+_SENTENCE_END = re.compile(r"[.!?;,](?: |$)| (?:and|und|et|y|e|but|aber) ")
 _REACH = 48
 """Characters before a separator that may hold the field's name."""
 _LONGEST_VALUE = 200
@@ -73,6 +74,8 @@ def named(key: str) -> Kind | None:
 
 def holds(key: str, value: str) -> Kind | None:
     """As `named`, if the value is also one: not empty, no word of code, enough digits."""
+    if not _may_end_a_name(key, len(key)):
+        return None
     name, kind, _ = _named(key[-_REACH:], min(len(key), _REACH))
     told = value.strip()[:_LONGEST_VALUE]
     return kind if kind is not None and told and _tells(told, name, kind, spoken=False, owned=False) else None
@@ -126,7 +129,8 @@ def _value(text: str, start: int, kind: Kind, *, quoted: bool, spoken: bool) -> 
     found = pattern.match(text, start)
     if found is None:
         return None
-    value = found[0].rstrip(" \t.,!?\\'*_") if not quoted else found[0].rstrip("\\")
+    told = _SENTENCE_END.split(found[0], maxsplit=1)[0] if spoken else found[0]
+    value = told.rstrip(" \t.,!?\\'*_") if not quoted else told.rstrip("\\")
     return (value, start + len(value)) if value else None
 
 

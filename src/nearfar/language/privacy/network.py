@@ -16,7 +16,7 @@ from nearfar.language.privacy.findings import Finding, Kind
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 _V4 = re.compile(
     rf"(?<![\d.])(?<!\d-){_OCTET}(?:(?:\.|\[\.\]|\(\.\)){_OCTET}){{3}}"
-    r"(?!\d|\.\d|-?(?:rc|alpha|beta|dev|post)\b)"
+    r"(?!\d|\.\d|-?(?:rc|alpha|beta|dev|post)\d{0,3}\b)"
 )
 # What is searched for first begins with one certain sign or digit: that costs a tenth of the rule itself.
 _MAYBE_V4 = re.compile(r"\d[.)\](\[]{1,3}\d{1,3}[.)\](\[]{1,3}\d")

@@ -13,8 +13,8 @@ from nearfar.language.privacy.findings import Finding, Kind
 
 _MARKS = (
     "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "AKIA", "ASIA", "ABIA", "ACCA", "xox",
-    "xapp-", "AIza", "ya29.", "GOCSPX-", "_live_", "_test_", "whsec_", "hf_", "npm_", "pypi-", "dckr_pat_", "gsk_", "xai-",
-    "SG.", "key-", ":AA", "shpat_", "shpca_", "shppa_", "shpss_", "dop_v1_", "AGE-SECRET-KEY-",
+    "xapp-", "AIza", "ya29.", "GOCSPX-", "_live_", "_test_", "whsec_", "hf_", "npm_", "pypi-", "dckr_pat_", "gsk_",
+    "xai-", "SG.", "key-", ":AA", "shpat_", "shpca_", "shppa_", "shpss_", "dop_v1_", "AGE-SECRET-KEY-",
 )  # fmt: skip
 """What each token below holds. To look for these costs a tenth of the rule itself."""
 _TOKEN = re.compile(
