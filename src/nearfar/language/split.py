@@ -90,7 +90,7 @@ class SplitOutcome(msgspec.Struct, frozen=True):
 
     @property
     def saved_in(self) -> int:
-        """Tokens that the far model did not have to read; negative when the split made it read more, as a draft does."""
+        """Tokens that the far model did not have to read; negative when it read more, as a draft makes it do."""
         return self.whole_in - self.far_in
 
     @property
