@@ -148,7 +148,7 @@ def after(state: State, event: Event, now: Seconds) -> State:
             if not (math.isfinite(cost) and cost >= 0):
                 raise InputError(f"A call cannot cost {cost:g}.", "Settle it with what was billed, 0 or more.")
             known = state.call_cost + _SMOOTH * (cost - state.call_cost) if state.call_cost else cost
-            changed = {"call_cost": known if cost > 0 else state.call_cost}
+            changed = {"call_cost": known}  # failed calls that cost nothing are part of what a call costs
             if day == state.day:
                 changed |= {"reserved": max(0.0, state.reserved - reserved), "spent": state.spent + cost}
             return msgspec.structs.replace(state, **changed)

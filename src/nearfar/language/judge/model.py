@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -33,6 +36,11 @@ CLIP = 4.0
 MOST_BYTES = 256 * 1024
 """Of an npz file and of what is packed in it; the default has 8 KiB."""
 _COLUMNS = ("mean", "scale", "weight", "absent")
+_BROKEN = (
+    ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, OverflowError, MemoryError, SyntaxError,
+    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError,
+)  # fmt: skip
+"""What zipfile and numpy raise for damaged files, as found by damaging them."""
 _SCALARS = ("bias", "slope", "offset", "rows")
 
 
@@ -161,7 +169,7 @@ def load(data: bytes) -> Judge:
         provenance = str(arrays["provenance"])
         rows = int(scalars.pop("rows"))
         return Judge(names=names, **columns, **scalars, rows=rows, provenance=provenance)  # type: ignore[arg-type]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, OverflowError) as error:
+    except _BROKEN as error:
         raise ModelFileError(
             f"This is no judge's file: {str(error)[:120]}.", "Export it again, or leave it out to use the default."
         ) from error
