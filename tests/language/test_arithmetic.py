@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.language.judge.arithmetic import LARGEST, Verdict, claims, work_out
+from nearfar.language.judge.arithmetic import LARGEST, Verdict, asked_for, claims, work_out
+from tests.realdata import need_data
 
 
 def verdicts(text: str) -> list[str]:
@@ -104,6 +106,20 @@ def test_agrees_with_python_on_expressions(numbers: list[int], data: st.DataObje
     found = work_out(text)
     assert found is not None
     assert math.isclose(found, float(value), rel_tol=1e-9, abs_tol=1e-9)
+
+
+def test_what_a_prompt_asks_for_is_worked_out() -> None:
+    assert asked_for("What is 2 + 2?") == 4
+    assert asked_for("2 + 2 =") == 4
+    for other in ("What is 7?", "What is 2 + 2 in French?", "-5", "", "2026-11-25 + x"):
+        assert asked_for(other) is None
+
+
+def test_real_sums_of_many_steps() -> None:
+    """BIG-Bench Hard, multistep arithmetic: nested, with negative numbers; each target is known."""
+    examples = json.loads(need_data("routing", "bbh", "multistep_arithmetic_two.json").read_text())["examples"]
+    assert len(examples) > 100
+    assert [asked_for(one["input"]) for one in examples] == [float(one["target"]) for one in examples]
 
 
 @given(st.text(alphabet="0123456789.,+-*/^()=%x$<>≈ \nabceX×÷of", max_size=300))

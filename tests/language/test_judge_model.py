@@ -186,6 +186,7 @@ def test_wrong_arithmetic_costs_trust_and_the_reason_is_told() -> None:
     [
         (QUESTION, Answer(""), "empty", 0.01),
         (QUESTION, Answer("I'm sorry, but I cannot help with that."), "refusal", 0.1),
+        (Asked("What is 2 + 2?"), Answer("It is 5."), "sum", 0.05),
         (QUESTION, Answer("I don't know."), "unknowing", 0.25),
         (QUESTION, Answer(RIGHT.text, "length"), "cut", 0.2),
         (QUESTION, Answer(RIGHT.text, "content_filter"), "filtered", 0.05),
@@ -201,6 +202,14 @@ def test_plain_faults_cap_the_probability(question: Asked, answer: Answer, code:
     assert code in [finding.code for finding in found.findings]
     assert found.probability <= most
     assert found.reasons[0] == found.findings[0].reason
+
+
+def test_what_is_unlike_the_training_rows_is_said_to_be() -> None:
+    assert default().judge(QUESTION, RIGHT).familiar
+    other = default().judge(Asked("What is the capital of France?"), Answer("Paris."))
+    assert not other.familiar
+    assert "unlike what the judge was trained on" in other.reasons[-1]
+    assert default().judge(Asked("What is 2 + 2?"), Answer("4")).findings == ()
 
 
 def test_a_translation_may_be_in_another_language() -> None:

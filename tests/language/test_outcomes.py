@@ -118,10 +118,11 @@ def test_old_ones_are_pruned(store: OutcomeStore) -> None:
 
 
 def test_many_threads(store: OutcomeStore) -> None:
-    threads = [
-        threading.Thread(target=lambda k=k: [store.record(made(k * 100 + i), SECRET) for i in range(25)])
-        for k in range(4)
-    ]
+    def work(first: int) -> None:
+        for i in range(25):
+            store.record(made(first + i), SECRET)
+
+    threads = [threading.Thread(target=work, args=(k * 100,)) for k in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -124,6 +124,7 @@ def _fit(values: Floats, good: Floats, ridge: float, names: Sequence[str], start
         scale=tuple(scale.tolist()),
         weight=tuple(weights[1:split].tolist()),
         absent=tuple(absent.tolist()),
+        there=tuple((1 - missing.mean(axis=0)).tolist()),
         bias=float(weights[0]),
     )
 
