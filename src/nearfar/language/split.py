@@ -90,7 +90,7 @@ class SplitOutcome(msgspec.Struct, frozen=True):
 
     @property
     def saved_in(self) -> int:
-        """Tokens that the far model did not have to read; negative when the split made it read more, as a draft does."""
+        """Tokens that the far model did not have to read; negative when it read more, as a draft makes it do."""
         return self.whole_in - self.far_in
 
     @property
@@ -255,9 +255,9 @@ def _may_go_far(privacy: Privacy) -> None:
 
 
 def _part(options: SplitOptions, asked: int) -> int:
-    """Tokens of the document that fit beside question, instructions and notes. The rule of `tokens.py` may be a fifth
-    too low."""
-    room = (options.near_context - options.notes) * 0.8 - asked - _overhead(prompts.read("", "", ""))
+    """Tokens of the document that fit beside question, instructions and notes. The rule of `tokens.py` may be three
+    tenths too low for code."""
+    room = (options.near_context - options.notes) * 0.7 - asked - _overhead(prompts.read("", "", ""))
     return max(LEAST_TOKENS, int(room))
 
 

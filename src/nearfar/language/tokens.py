@@ -13,8 +13,9 @@ def estimate(text: str) -> int:
     """The stated rule: a word of Latin letters is one token for each six letters begun, a run of digits one for each
     three, any other sign one, a run of spaces none and a run with a line break one.
 
-    Within about a fifth of the byte-pair vocabularies of 30,000 to 200,000 entries for English prose; too high for
-    languages that such a vocabulary was made for (Chinese: up to twice), too low for rare scripts.
+    Against GPT-2's vocabulary (November 2026): English questions and answers 2 to 13 % too high in sum, single texts
+    from 7 % too low to 32 % too high (5th to 95th percentile); Python 15 % too low, single files down to 28 %, as that
+    vocabulary counts each space. Newer vocabularies and other scripts were not measured.
 
     >>> estimate("How many eggs do I have?"), estimate("")
     (7, 0)

@@ -16,6 +16,8 @@ import msgspec
 
 MOST_CHARACTERS = 20_000
 """Of an answer that are looked at; what comes after is not checked."""
+MOST_OF_A_SUM = 1000
+"""Characters of a prompt that is nothing but arithmetic."""
 MOST_TOKENS = 200
 """Of one side of an equation."""
 MOST_DEPTH = 20
@@ -35,6 +37,10 @@ _TOKEN = re.compile(
     r"|(?P<skip>[\s$€£\\]+)"
     r"|(?P<other>.)",
     re.DOTALL,
+)
+_BARE = re.compile(
+    r"(?:what is|what's|how much is|calculate|compute|evaluate)?[\s:]*([-+(\d][-+*/^×÷().,%\d\s]*)[\s=?.]*",
+    re.IGNORECASE,
 )
 _PLAIN = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "**": "^"}
 _TIMES = frozenset({"x", "X", "times"})
@@ -100,6 +106,19 @@ def work_out(text: str) -> float | None:
     """
     tokens = [token for token in _tokens(text) if token.kind != "word"]
     return _value(tokens)
+
+
+def asked_for(prompt: str) -> float | None:
+    """The value of a prompt that is nothing but arithmetic, such as `What is 2 + 2?` or `((4 - 1) * 7) =`; else None.
+
+    >>> asked_for("What is 12 * (3 + 1)?"), asked_for("What is 2 apples + 2 pears?"), asked_for("What is 7?")
+    (48.0, None, None)
+    """
+    prompt = prompt.strip()
+    found = _BARE.fullmatch(prompt) if len(prompt) <= MOST_OF_A_SUM else None
+    if found is None or not any(token.kind == "operator" for token in _tokens(found[1])[1:]):
+        return None
+    return work_out(found[1])
 
 
 def _tokens(text: str) -> list[Token]:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from nearfar.language.answer import Answer
+from nearfar.language.judge.arithmetic import asked_for
+from nearfar.language.judge.final import final_answer
 from nearfar.language.judge.formats import Form
 from nearfar.language.prompt import Asked
 
@@ -44,6 +46,9 @@ def findings(asked: Asked, answer: Answer, values: Mapping[str, float], kept: Se
         if not form.fulfilled:
             cap = 0.02 if form.certain else 0.3
             found.append(Finding(f"form-{form.name}", cap, f"asked for {form.name}: {form.reason}"))
+    value = asked_for(asked.prompt)
+    if value is not None and not _near(value, final_answer(text).number):
+        found.append(Finding("sum", 0.05, f"the prompt is a sum that makes {value:.6g}, and it ends otherwise"))
     if values["refuses"]:
         found.append(Finding("refusal", 0.1, "it refuses"))
     if values["unknowing"]:
@@ -58,6 +63,11 @@ def findings(asked: Asked, answer: Answer, values: Mapping[str, float], kept: Se
     if values["other_language"] == 1.0 and not _TRANSLATE.search(asked.prompt):
         found.append(Finding("language", 0.2, "it is in another language than the question"))
     return tuple(found)
+
+
+def _near(value: float, stated: float | None) -> bool:
+    """As near as three decimals say."""
+    return stated is not None and abs(value - stated) <= max(1e-9 * abs(value), 5e-4)
 
 
 def lowest(found: Sequence[Finding]) -> float:

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -30,9 +33,16 @@ from nearfar.language.prompt import Asked
 FORMAT = 1
 CLIP = 4.0
 """Standard deviations; a feature far outside of what training showed counts no more than this."""
+COMMON = 0.95
+"""Share of the training rows; what so many had belongs to the kind of answer that the judge knows."""
 MOST_BYTES = 256 * 1024
 """Of an npz file and of what is packed in it; the default has 8 KiB."""
-_COLUMNS = ("mean", "scale", "weight", "absent")
+_COLUMNS = ("mean", "scale", "weight", "absent", "there")
+_BROKEN = (
+    ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, OverflowError, MemoryError, SyntaxError,
+    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError,
+)  # fmt: skip
+"""What zipfile and numpy raise for damaged files, as found by damaging them."""
 _SCALARS = ("bias", "slope", "offset", "rows")
 
 
@@ -46,6 +56,8 @@ class Judgement(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
     features: Mapping[str, float]
     """NaN where there was nothing to go by."""
+    familiar: bool
+    """The answer has what nearly all answers had that the judge was trained on. Else the learned part is a guess."""
     reasons: tuple[str, ...]
     """Plain faults first, then what moved the probability most."""
 
@@ -59,6 +71,8 @@ class Judge(msgspec.Struct, frozen=True):
     """0 for a feature that never varied in training; it does not count."""
     weight: tuple[float, ...]
     absent: tuple[float, ...]
+    there: tuple[float, ...]
+    """Share of the training rows that had the feature."""
     bias: float
     slope: float = 1.0
     offset: float = 0.0
@@ -74,7 +88,11 @@ class Judge(msgspec.Struct, frozen=True):
         plain = findings(asked, answer, values, kept)
         learned = self.probability(values)
         reasons = [finding.reason for finding in plain] + self._told(values)
-        return Judgement(min(learned, lowest(plain)), learned, plain, values, tuple(reasons))
+        missing = self.unfamiliar(values)
+        if missing:
+            groups = ", ".join(sorted({GROUP_OF.get(name, name) for name in missing}))
+            reasons.append(f"unlike what the judge was trained on: nothing to go by for {groups}")
+        return Judgement(min(learned, lowest(plain)), learned, plain, values, not missing, tuple(reasons))
 
     def logit(self, values: Mapping[str, float]) -> float:
         """Before calibration; what averages and ranks."""
@@ -96,6 +114,11 @@ class Judge(msgspec.Struct, frozen=True):
                 told[name] = weight * max(-CLIP, min(CLIP, (value - mean) / scale)) if scale else 0.0
         return told
 
+    def unfamiliar(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """Features that nearly all rows of the training had and this answer has not."""
+        shares = zip(self.names, self.there, strict=True)
+        return tuple(name for name, share in shares if share >= COMMON and math.isnan(values.get(name, math.nan)))
+
     def _told(self, values: Mapping[str, float], most: int = 3) -> list[str]:
         added = self.contributions(values)
         by_size = sorted(added, key=lambda name: -abs(added[name]))
@@ -107,7 +130,7 @@ class Judge(msgspec.Struct, frozen=True):
         ]
 
     def export(self) -> bytes:
-        """As npz: names, four columns, four scalars, provenance. `load` reads it."""
+        """As npz: names, five columns, four scalars, provenance. `load` reads it."""
         import numpy as np
 
         file = io.BytesIO()
@@ -161,7 +184,7 @@ def load(data: bytes) -> Judge:
         provenance = str(arrays["provenance"])
         rows = int(scalars.pop("rows"))
         return Judge(names=names, **columns, **scalars, rows=rows, provenance=provenance)  # type: ignore[arg-type]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, OverflowError) as error:
+    except _BROKEN as error:
         raise ModelFileError(
             f"This is no judge's file: {str(error)[:120]}.", "Export it again, or leave it out to use the default."
         ) from error

@@ -73,7 +73,7 @@ class _Checker:
     def _inside(self, value: Any, schema: Mapping[str, Any], at: str, depth: int) -> str:
         if isinstance(value, dict):
             for name in _list(schema.get("required")):
-                if name not in value:
+                if isinstance(name, str) and name not in value:
                     return f"{at} lacks {name!r}"
             properties = schema.get("properties")
             properties = properties if isinstance(properties, Mapping) else {}

@@ -110,16 +110,21 @@ def _fit(values: Floats, good: Floats, ridge: float, names: Sequence[str], start
                 j = at[name]
                 mean[i], scale[i] = start.mean[j], start.scale[j]
                 prior[1 + i], prior[1 + len(names) + i] = start.weight[j], start.absent[j]
-    weights = newton(_design(values, mean, scale), good, ridge, prior)
     split = 1 + len(names)
-    # What never occurred was not learned: rounding must not make it look so.
-    absent = np.where(np.isnan(values).any(axis=0) | (prior[split:] != 0), weights[split:], 0.0)
+    missing = np.isnan(values)
+    # Absence that is always or never there tells nothing apart; rounding must not make it look as if it were learned.
+    telling = (missing.any(axis=0) & ~missing.all(axis=0)) | (prior[split:] != 0)
+    design = _design(values, mean, scale)
+    design[:, len(names) :] *= telling
+    weights = newton(design, good, ridge, prior)
+    absent = np.where(telling, weights[split:], 0.0)
     return Judge(
         names=tuple(names),
         mean=tuple(mean.tolist()),
         scale=tuple(scale.tolist()),
         weight=tuple(weights[1:split].tolist()),
         absent=tuple(absent.tolist()),
+        there=tuple((1 - missing.mean(axis=0)).tolist()),
         bias=float(weights[0]),
     )
 

@@ -20,7 +20,7 @@ _REFUSAL = re.compile(
 _UNKNOWING = re.compile(
     r"\bI (?:do not|don't|really don't) (?:know|have (?:enough|access|any information))\b"
     r"|\bI(?:'m| am) not (?:sure|certain)\b"
-    r"|\b(?:not|im)possible to (?:determine|answer|say|know|calculate)\b"
+    r"|\b(?:not |im)possible to (?:determine|answer|say|know|calculate)\b"
     r"|\bcannot be (?:determined|answered|calculated)\b"
     r"|\b(?:not enough|insufficient) information\b|\bno solution\b|\bit is unclear\b",
     re.IGNORECASE,
