@@ -112,7 +112,10 @@ class _Loaded(LoadedText):
             case Operation.COMPLETE:
                 handle = server.handle_completions
             case Operation.EMBED:
-                handle = server.handle_embeddings
+
+                def handle(body: bytes, take: OnPiece) -> None:
+                    take(server.handle_embeddings(body))  # it streams nothing, so it takes no callback
+
             case _:
                 raise InputError(f"A language model cannot {operation.value}.", "Use /v1/chat/completions.")
         failure: NearfarError | None = None
