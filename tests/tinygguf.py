@@ -29,6 +29,7 @@ ALIGN = 32
 WRITTEN = string.ascii_lowercase + string.digits + " "
 """What its answers are made of."""
 TEMPLATE = (
+    "{% if tools %}tools: {{ tools | tojson }}\n{% endif %}"
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )

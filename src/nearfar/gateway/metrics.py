@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from nearfar.fleet.health import Health, health
 from nearfar.fleet.snapshot import Snapshot
+from nearfar.gateway.openai.counts import LanguageCounts
 from nearfar.gateway.state import State
 from nearfar.types.histogram import Histogram
 from nearfar.types.ids import node_of
@@ -22,6 +23,10 @@ METRICS: Mapping[str, str] = {
     "nearfar_requests": "Requests that this gateway took, by model and outcome.",
     "nearfar_in_flight": "Requests that this gateway works on now.",
     "nearfar_request_stage_seconds": "Time of answered requests by model and stage.",
+    "nearfar_language_requests": "Language calls that this gateway took: who answered, where, and how it ended.",
+    "nearfar_language_tokens": "Tokens of answered language calls: of the prompts (in) and of the answers (out).",
+    "nearfar_language_first_token_seconds": "Time to the first token of streamed answers.",
+    "nearfar_language_cost": "What the answers cost, by currency.",
     "nearfar_node_up": "1 when the node is on the mesh.",
     "nearfar_node_cpu_ratio": "Busy share of the node's usable cores.",
     "nearfar_node_memory_free_bytes": "Memory that the node has left.",
@@ -71,6 +76,23 @@ class FleetCollector(Collector):
         for (model, stage), histogram in state.stages.items():
             _add(stages, [model, stage], histogram)
         yield stages
+        yield from _language(state.language)
+
+
+def _language(counts: LanguageCounts) -> Iterable[Family]:
+    requests = _counter("nearfar_language_requests", "model", "where", "outcome")
+    for key, count in counts.requests.items():
+        requests.add_metric(key, count)
+    tokens = _counter("nearfar_language_tokens", "model", "where", "direction")
+    for key, count in counts.tokens.items():
+        tokens.add_metric(key, count)
+    first = _histogram("nearfar_language_first_token_seconds", "model", "where")
+    for pair, histogram in counts.first.items():
+        _add(first, [*pair], histogram)
+    cost = _counter("nearfar_language_cost", "model", "currency")
+    for pair, spent in counts.cost.items():
+        cost.add_metric(pair, spent)
+    yield from (requests, tokens, first, cost)
 
 
 def _fleet(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:

@@ -165,6 +165,6 @@ def _translate(piece: bytes) -> NearfarError:
     told = error.message.rstrip(". ") or error.type
     if error.code == 503:
         return Overloaded(f"llama.cpp is busy: {told}.", "Try again.", 0.5)
-    if 400 <= error.code < 500:
+    if 400 <= error.code < 500 or error.code == 501:  # 501: vectors of a model that was not loaded for them
         return InputError(f"The model does not take this request: {told}.", "Correct it.")
     return InferenceError(f"llama.cpp failed: {told}.", "Ask another service.")
