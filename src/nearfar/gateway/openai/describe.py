@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from nearfar.gateway.openapi import QOS_HEADERS, header_parameter
 from nearfar.gateway.problems import NotFound
 
-_ANY: dict[str, Any] = {}
 _TEXT = {"type": "string"}
 _WHOLE = {"type": "integer"}
 _ERROR: dict[str, Any] = {
@@ -96,17 +95,17 @@ def _call(summary: str, required: str, own: dict[str, Any], answer: dict[str, An
     sampling: dict[str, Any] = {
         "stream": {"type": "boolean"},
         "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}},
-        "max_tokens": {"type": "integer", "minimum": 1, "maximum": 64},
-        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
-        "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
-        "stop": {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 4},
+        "max_tokens": {"type": ["integer", "null"]},
+        "temperature": {"type": ["number", "null"]},
+        "seed": {"type": ["integer", "null"]},
+        "stop": {"description": "A text, or a list of texts, that ends the answer."},
     }
     properties = {"model": {"type": "string"}, **own, **(sampling if streams else {}), "nearfar": _WISHES}
     body = {"type": "object", "required": [required], "properties": properties, "additionalProperties": True}
     schema = {"type": "object", "required": [*answer, "nearfar"], "properties": {**answer, "nearfar": _ABOUT}}
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if streams:
-        content["text/event-stream"] = {"schema": _TEXT}
+        content["text/event-stream"] = {}
     route = header_parameter("Nearfar-Route", "Who may answer.", enum=["auto", "near", "far"])
     return {
         "tags": ["OpenAI"],
@@ -127,23 +126,24 @@ _MESSAGE = {
     "required": ["role", "content"],
     "properties": {"role": {"type": "string", "enum": ["system", "user", "assistant"]}, "content": _TEXT},
 }
+_TEXTS = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]}
 _LIST = {"type": "array", "items": {"type": "object"}}
 _WHOLE_ANSWER = {"id": _TEXT, "object": _TEXT, "created": _WHOLE, "model": _TEXT, "choices": _LIST}
 _CALLS = {
     "/v1/chat/completions": _call(
         "A conversation in, its next message out",
         "messages",
-        {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": 4}},
+        {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1}},
         _WHOLE_ANSWER,
         streams=True,
     ),
     "/v1/completions": _call(
-        "A text in, how it goes on out", "prompt", {"prompt": {"type": "string"}}, _WHOLE_ANSWER, streams=True
+        "A text in, how it goes on out", "prompt", {"prompt": _TEXTS}, _WHOLE_ANSWER, streams=True
     ),
     "/v1/embeddings": _call(
         "Texts in, vectors out",
         "input",
-        {"input": {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": 8}},
+        {"input": _TEXTS},
         {"object": _TEXT, "data": _LIST},
         streams=False,
     ),

@@ -20,6 +20,7 @@ _HEAD = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # a proxy that collects the answer first would make streaming pointless
 ]
+_ENDS = (b'"finish_reason":"', b'"finish_reason": "', b'"usage":{', b'"usage": {')
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -114,8 +115,8 @@ def _events(lines: bytes) -> bytes:
 
 
 def _ends(chunk: bytes) -> bool:
-    """Whether it says why the text ended. A text that holds these words holds them with escaped quotes."""
-    return b'"finish_reason":"' in chunk or b'"finish_reason": "' in chunk
+    """Whether it says why the text ended, or what was used. A text that holds these words has escaped quotes there."""
+    return any(mark in chunk for mark in _ENDS)
 
 
 def _own(seen: bytes) -> bytes:
