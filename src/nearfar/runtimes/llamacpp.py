@@ -17,6 +17,7 @@ from nearfar.errors import InferenceError, InputError, ModelFileError, NearfarEr
 from nearfar.limits import free_memory
 from nearfar.runtimes import gguf
 from nearfar.runtimes.engine import installed, load_engine, one_line
+from nearfar.runtimes.scoring import echoed, tokenizer, wants_echo
 from nearfar.runtimes.text import LoadedText, OnPiece, TextFacts, TextOptions, TextRuntime
 from nearfar.types.telemetry import ComputeUnit, UnitKind
 from nearfar.types.units import show_bytes
@@ -92,12 +93,14 @@ class _Loaded(LoadedText):
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = options.threads
         parameters.cache_ram_mib = PROMPT_CACHE_MIB
         parameters.verbosity = -1
-        parameters.api_keys = [secrets.token_urlsafe(32)]
+        key = secrets.token_urlsafe(32)
+        parameters.api_keys = [key]
         parameters.embedding = options.embedding
         try:
             self._server: Any = engine.Server(parameters)
         except (RuntimeError, ValueError) as error:
             raise ModelFileError(f"{path.name} cannot be loaded: {one_line(error)}.", "Fetch it again.") from error
+        self._tokenize = tokenizer(self._server.listening_address, key)
         self._closing = threading.Lock()
 
     def run(
@@ -111,6 +114,9 @@ class _Loaded(LoadedText):
                 handle = server.handle_chat_completions
             case Operation.COMPLETE:
                 handle = server.handle_completions
+                if wants_echo(body):
+                    on_piece(echoed(body, self._complete, self._tokenize))
+                    return
             case Operation.EMBED:
 
                 def handle(body: bytes, take: OnPiece) -> None:
@@ -148,6 +154,18 @@ class _Loaded(LoadedText):
             raise failure
         if not pieces and not stopped:
             raise InferenceError("llama.cpp ended without an answer.", "Ask another service.")
+
+    def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A completion, whole."""
+        pieces: list[bytes] = []
+
+        def take(piece: bytes) -> bool:
+            pieces.append(piece)
+            return False
+
+        self.run(Operation.COMPLETE, msgspec.json.encode(body), take, TextContext())
+        answer: dict[str, Any] = msgspec.json.decode(pieces[-1])
+        return answer
 
     def close(self) -> None:
         with self._closing:
