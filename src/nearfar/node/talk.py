@@ -47,6 +47,8 @@ class _Sender:
         self.last = b""
 
     def take(self, piece: bytes) -> bool:
+        if not piece:
+            return self._call.cancelled
         now = time.monotonic()
         if not self.last:
             self.first = now
@@ -143,7 +145,8 @@ class TextPool:
             sender = _Sender(call, context.streamed)
 
             def take(piece: bytes) -> bool:
-                self._since[number] = time.monotonic()
+                if piece:
+                    self._since[number] = time.monotonic()
                 return sender.take(piece)
 
             self._loaded.run(head.operation, bytes(call.body), take, context, budget)

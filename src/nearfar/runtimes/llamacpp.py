@@ -17,7 +17,8 @@ from nearfar.errors import InferenceError, InputError, ModelFileError, NearfarEr
 from nearfar.limits import free_memory
 from nearfar.runtimes import gguf
 from nearfar.runtimes.engine import installed, load_engine, one_line
-from nearfar.runtimes.scoring import echoed, tokenizer, wants_echo
+from nearfar.runtimes.llamaport import LlamaPort, brief
+from nearfar.runtimes.scoring import echoed, wants_echo
 from nearfar.runtimes.text import LoadedText, OnPiece, TextFacts, TextOptions, TextRuntime
 from nearfar.types.telemetry import ComputeUnit, UnitKind
 from nearfar.types.units import show_bytes
@@ -27,6 +28,9 @@ _MODULE = "xllamacpp"
 _INSTALL = "pip install 'nearfar[language]'"
 PROMPT_CACHE_MIB = 64
 """Kept of prompts that were answered; the engine's own default is 8 GiB."""
+
+_PATHS = {Operation.CHAT: "/v1/chat/completions", Operation.COMPLETE: "/v1/completions"}
+"""Where a whole answer can be let go of before it is complete; the binding hears of nobody's leaving until then."""
 
 
 class LlamaCppRuntime(TextRuntime):
@@ -100,7 +104,7 @@ class _Loaded(LoadedText):
             self._server: Any = engine.Server(parameters)
         except (RuntimeError, ValueError) as error:
             raise ModelFileError(f"{path.name} cannot be loaded: {one_line(error)}.", "Fetch it again.") from error
-        self._tokenize = tokenizer(self._server.listening_address, key)
+        self._port = LlamaPort(self._server.listening_address, key)
         self._closing = threading.Lock()
 
     def run(
@@ -115,7 +119,7 @@ class _Loaded(LoadedText):
             case Operation.COMPLETE:
                 handle = server.handle_completions
                 if wants_echo(body):
-                    on_piece(echoed(body, self._complete, self._tokenize))
+                    on_piece(echoed(body, self._complete, self._port.tokenize))
                     return
             case Operation.EMBED:
 
@@ -144,8 +148,14 @@ class _Loaded(LoadedText):
                 failure = InferenceError(f"{type(error).__name__}: {error}", "Ask another service.")
             return True
 
+        path = _PATHS.get(operation)
         try:
-            handle(body, take)
+            if path is None or context.streamed or brief(body):
+                handle(body, take)
+            elif (answer := self._port.ask(path, body, lambda: on_piece(b""))) is not None:
+                take(answer)
+            else:
+                stopped = True
         except ValueError as error:
             raise InputError(f"The model does not take this request: {one_line(error)}.", "Correct it.") from None
         except RuntimeError as error:
@@ -160,7 +170,8 @@ class _Loaded(LoadedText):
         pieces: list[bytes] = []
 
         def take(piece: bytes) -> bool:
-            pieces.append(piece)
+            if piece:
+                pieces.append(piece)
             return False
 
         self.run(Operation.COMPLETE, msgspec.json.encode(body), take, TextContext())

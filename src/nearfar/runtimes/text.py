@@ -19,7 +19,7 @@ from nearfar.types.units import Bytes
 from nearfar.types.wire import Operation, TextContext
 
 OnPiece = Callable[[bytes], bool]
-"""Takes one JSON object; True asks the engine to stop, as nobody waits for more."""
+"""Takes one JSON object; True asks the engine to stop, as nobody waits for more. An empty piece only asks that."""
 
 
 class TextFacts(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nearfar.runtimes.llamacpp import LlamaCppRuntime
-from tests.fleetlab import Lab, Node
+from tests.fleetlab import Lab, LabModel, Node
 from tests.tinygguf import tiny
 
 openai = pytest.importorskip("openai", reason="the openai client is not installed")
@@ -30,7 +30,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory, engine: None) -> Iterator[N
     """A node with `tiny`, with `vectors` for embeddings, and with the embedded detector; it asks for a key."""
     folder = tmp_path_factory.mktemp("talker")
     with Lab(folder) as lab:
-        models = [tiny(folder), tiny(folder, "vectors", embedding=True), "yard"]
+        models: list[LabModel | str] = [tiny(folder), tiny(folder, "vectors", embedding=True), "yard"]
         yield lab.node("talker", models, api_key=KEY)
 
 

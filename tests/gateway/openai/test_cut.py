@@ -84,7 +84,9 @@ def test_with_a_second_node_the_stream_goes_on(tmp_path: Path) -> None:
         nodes = {"first": first, "second": second}
         tokens = 1500
         with client_of(first) as client:
-            text, about, killed = [], None, ""
+            text: list[str] = []
+            about: Any = None
+            killed = ""
             for chunk in client.completions.create(**ASKED, max_tokens=tokens):
                 if not killed and len(text) >= 3:
                     poll(lambda: any(busy(first, name) for name in nodes), "somebody is seen to answer", every=0.02)

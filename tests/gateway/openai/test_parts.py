@@ -18,8 +18,8 @@ from nearfar.gateway.openai import sse
 from nearfar.gateway.openai.errors import error_of
 from nearfar.gateway.openai.told import about_headers, with_about
 from nearfar.gateway.problems import TooManyRequests, Unauthorized
-from nearfar.gateway.state import State, name_of_key
-from nearfar.language.call import About, TextAnswer, TextCall, TextEvent
+from nearfar.gateway.state import name_of_key
+from nearfar.language.call import About, Route, TextAnswer, TextCall, TextEvent
 from tests.gateway.stub import gateway
 
 ABOUT = About("req-1", "near", "m", "n/m", cost=0.25, currency="EUR")
@@ -214,7 +214,7 @@ def asked(events: list[TextEvent | Exception], headers: dict[str, str], **body: 
 
     async def main() -> httpx.Response:
         async with gateway() as (made, state):
-            cast(State, state).talker = cast(Any, scripted)
+            state.talker = cast(Any, scripted)
             async with httpx.AsyncClient(base_url=made.url, trust_env=False) as http:
                 sent = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **body}
                 return await http.post("/v1/chat/completions", json=sent, headers=headers)
@@ -237,7 +237,7 @@ def test_what_headers_ask_for_reaches_the_talker() -> None:
     }
     _, scripted = asked([], headers)
     call = scripted.calls[0]
-    assert (call.route, call.qos.deadline, call.conversation, call.qos.max_cost) == ("far", 250, "talk-1", 0.5)
+    assert (call.route, call.qos.deadline, call.conversation, call.qos.max_cost) == (Route.FAR, 250, "talk-1", 0.5)
 
 
 def test_a_failure_before_the_first_chunk_has_its_own_status() -> None:
