@@ -20,6 +20,7 @@ from nearfar.gateway.openai.told import about_headers, with_about
 from nearfar.gateway.problems import TooManyRequests, Unauthorized
 from nearfar.gateway.state import name_of_key
 from nearfar.language.call import About, Route, TextAnswer, TextCall, TextEvent
+from nearfar.types.units import Milliseconds
 from tests.gateway.stub import gateway
 
 ABOUT = About("req-1", "near", "m", "n/m", cost=0.25, currency="EUR")
@@ -237,7 +238,7 @@ def test_what_headers_ask_for_reaches_the_talker() -> None:
     }
     _, scripted = asked([], headers)
     call = scripted.calls[0]
-    assert (call.route, call.qos.deadline, call.conversation, call.qos.max_cost) == (Route.FAR, 250, "talk-1", 0.5)
+    assert (call.route, call.qos.deadline, call.conversation, call.qos.max_cost) == (Route.FAR, Milliseconds(250), "talk-1", 0.5)
 
 
 def test_a_failure_before_the_first_chunk_has_its_own_status() -> None:
