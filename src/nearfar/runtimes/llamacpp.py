@@ -15,8 +15,8 @@ import msgspec
 
 from nearfar.errors import InferenceError, InputError, ModelFileError, NearfarError, Overloaded
 from nearfar.limits import free_memory
-from nearfar.runtimes import gguf
-from nearfar.runtimes.engine import installed, load_engine, one_line
+from nearfar.runtimes import engine, gguf
+from nearfar.runtimes.engine import one_line
 from nearfar.runtimes.text import LoadedText, OnPiece, TextFacts, TextOptions, TextRuntime
 from nearfar.types.telemetry import ComputeUnit, UnitKind
 from nearfar.types.units import show_bytes
@@ -35,10 +35,10 @@ class LlamaCppRuntime(TextRuntime):
     formats = ("gguf",)
 
     def available(self) -> str | None:
-        return None if installed(_MODULE) else f"{_MODULE} is not installed. Type: {_INSTALL}"
+        return None if engine.installed(_MODULE) else f"{_MODULE} is not installed. Type: {_INSTALL}"
 
     def units(self) -> tuple[ComputeUnit, ...]:
-        if not installed(_MODULE):
+        if not engine.installed(_MODULE):
             return ()
         return (ComputeUnit(UnitKind.CPU, "cpu", "llama.cpp runs on every CPU"),)
 
@@ -51,8 +51,8 @@ class LlamaCppRuntime(TextRuntime):
         trained = told.context or options.context
         context = -(-min(options.context, trained) // 256) * 256  # the engine rounds up to this
         _check_fits(path, gguf.need(head, context, options.slots, path.stat().st_size), options)
-        engine = load_engine(_MODULE, _INSTALL)
-        return _Loaded(engine, path, options, context, min(context, trained))
+        module = engine.load_engine(_MODULE, _INSTALL)
+        return _Loaded(module, path, options, context, min(context, trained))
 
 
 def _check_fits(path: Path, need: gguf.Need, options: TextOptions) -> None:
@@ -80,10 +80,10 @@ _failed = msgspec.json.Decoder(_MaybeFailed)
 
 
 class _Loaded(LoadedText):
-    def __init__(self, engine: Any, path: Path, options: TextOptions, per_slot: int, context: int) -> None:
+    def __init__(self, module: Any, path: Path, options: TextOptions, per_slot: int, context: int) -> None:
         self.slots = options.slots
         self.context = context
-        parameters = engine.CommonParams()
+        parameters = module.CommonParams()
         parameters.model.path = str(path)
         parameters.model_alias = {options.name}
         parameters.n_ctx = per_slot * options.slots
@@ -95,7 +95,7 @@ class _Loaded(LoadedText):
         parameters.api_keys = [secrets.token_urlsafe(32)]
         parameters.embedding = options.embedding
         try:
-            self._server: Any = engine.Server(parameters)
+            self._server: Any = module.Server(parameters)
         except (RuntimeError, ValueError) as error:
             raise ModelFileError(f"{path.name} cannot be loaded: {one_line(error)}.", "Fetch it again.") from error
         self._closing = threading.Lock()
