@@ -78,7 +78,7 @@ def test_a_scripted_answer_is_given_to_its_end_and_continued(tmp_path: Path) -> 
 
 def test_temperature_mixes_the_seed_in(tmp_path: Path) -> None:
     loaded = load(tmp_path)
-    ask1 = {"messages": user("Hi"), "max_tokens": 6}
+    ask1: dict[str, Any] = {"messages": user("Hi"), "max_tokens": 6}
     assert said(loaded, **ask1) == said(loaded, **ask1, seed=3)
     assert said(loaded, **ask1, temperature=1, seed=3) == said(loaded, **ask1, temperature=1, seed=3)
     assert said(loaded, **ask1, temperature=1, seed=3) != said(loaded, **ask1, temperature=1, seed=4)
