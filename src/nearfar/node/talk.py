@@ -47,6 +47,8 @@ class _Sender:
         self.last = b""
 
     def take(self, piece: bytes) -> bool:
+        if not piece:  # the engine is at work, and says no more
+            return self._call.cancelled
         now = time.monotonic()
         if not self.last:
             self.first = now
