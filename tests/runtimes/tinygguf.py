@@ -1,4 +1,4 @@
-"""Language models of some kilobytes with random weights, written where a test needs one: they answer nonsense, honestly.
+"""Language models of some kilobytes with random weights, written where a test needs one. They answer nonsense.
 
 The vocabulary is that of bytes, so that any text can be read and written.
 """

@@ -1,7 +1,7 @@
 """A whole answer from the chunks of a streamed one.
 
-Engines and far ends can only be told between two chunks that nobody waits any more, so a long answer is always asked for
-in chunks, also when its caller wants it whole.
+An engine can only be told between two chunks that nobody waits any more, so a long answer is always asked for in
+chunks, also when its caller wants it whole.
 """
 
 from __future__ import annotations

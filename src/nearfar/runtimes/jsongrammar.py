@@ -1,8 +1,8 @@
 """A JSON schema as a tight grammar in GBNF, llama.cpp's own form (its grammars/README.md).
 
-Tight: at most one blank after a comma or a colon. With the free white space of JSON a weak model can emit blanks until its
-tokens are used up. And ours, as xllamacpp's own conversion of a schema goes through a library that, on vocabularies of
-bytes, gives up with a warning and lets the model say anything.
+Tight: at most one blank after a comma or a colon. With the free white space of JSON a weak model can emit blanks until
+its tokens are used up. And ours, as xllamacpp's own conversion of a schema goes through a library that, on
+vocabularies of bytes, gives up with a warning and lets the model say anything.
 
 What a property may follow is what is declared: properties that a schema leaves open are not invented, and come in the
 order in which it names them, those that are required first.
@@ -41,7 +41,8 @@ class Unsupported(Exception):
 def grammar_of(schema: Any) -> str:
     """GBNF with the rule `root`. Raises `Unsupported`.
 
-    >>> print(grammar_of({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}).split("\\n")[-2])
+    >>> schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    >>> print(grammar_of(schema).splitlines()[-1])
     root ::= "{" "\\"n\\"" ":" ws integer "}"
     """
     return _Writer(schema).text()

@@ -19,8 +19,8 @@ from nearfar.types.units import Bytes
 from nearfar.types.wire import Operation, TextContext
 
 OnPiece = Callable[[bytes], bool]
-"""Takes one JSON object; True asks the engine to stop, as nobody waits for more. Nothing (`b""`) says that the engine is
-still at work, and asks the same."""
+"""Takes one JSON object; True asks the engine to stop, as nobody waits for more. Nothing (`b""`) says that the engine
+is still at work, and asks the same."""
 
 
 class TextFacts(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ class LoadedText(ABC):
     context: int
     """Tokens of prompt and answer together that one conversation may have."""
     free: bool = True
-    """Whether a call costs nothing: then the service may ask itself a question now and then, to see that it is sound."""
+    """Whether a call costs nothing: then the service asks itself a question now and then, to see that it is sound."""
 
     @abstractmethod
     def run(
