@@ -14,6 +14,7 @@ Everything above the seam (service processes, placement, moving, routing, gatewa
     load_ms = 0.0
     load_error = ""                 # loading fails with these words
     memory_mib = 0.0                # kept from loading to closing
+    free = true                     # false: a call costs money, so no self-test is made
     fault = ""                      # what befalls every call, and after how many of its tokens: "crash 5", "fail", ...
     fault_file = ""                 # while a file of this path exists, the words in it are the fault of every call
 
@@ -23,8 +24,8 @@ Everything above the seam (service processes, placement, moving, routing, gatewa
     logprob = -0.01                 # of each of its tokens
     tool = ""                       # name of a function to call instead; `text` are its arguments
 
-Faults: `fail` (InferenceError), `busy` (Overloaded), `crash` (the process is killed), `hang` (it says no more) and
-`garble` (what comes is no JSON); without a number they come before the first token.
+Faults: `fail` (InferenceError), `busy` (Overloaded), `crash` (the process is killed), `hang` (it says no more),
+`garble` (what comes is no JSON) and `wrong` (not the model's text); without a number they come before the first token.
 
 A token is a word with the white space before it. What is not scripted is greedy: the next token is a function of the
 whole text so far and the seed, so that an answer that is cut and continued, with what was said as the last message or
@@ -64,7 +65,7 @@ from nearfar.types.wire import Operation, TextContext
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 _TOKEN = re.compile(r"\s*\S+|\s+$")
 _SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "wo", "xu", "za")
-_FAULTS = ("fail", "busy", "crash", "hang", "garble")
+_FAULTS = ("fail", "busy", "crash", "hang", "garble", "wrong")
 
 
 class Saying(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +92,7 @@ class FakeText(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     load_ms: NotNegative = 0.0
     load_error: str = ""
     memory_mib: NotNegative = 0.0
+    free: bool = True
     fault: str = ""
     fault_file: str = ""
     says: tuple[Saying, ...] = ()
@@ -192,6 +194,7 @@ class LoadedFakeText(LoadedText):
     def __init__(self, model: FakeText, options: TextOptions) -> None:
         self.slots = options.slots
         self.context = min(model.context, options.context)
+        self.free = model.free
         self.calls = self.running = 0
         self._model = model
         self._name = options.name
@@ -253,6 +256,8 @@ class LoadedFakeText(LoadedText):
                 if self._model.delay_ms:
                     time.sleep(self._model.delay_ms / 1000)
                 fault = self._befall(len(produced))
+                if fault == "wrong":
+                    token = token._replace(text=" wrong")
                 produced.append(token)
                 piece = answer.chunk(number, token, tool)
                 if (asked.stream and on_piece(b"<html>" if fault == "garble" else piece)) or not self._open:
