@@ -76,6 +76,11 @@ QOS_HEADERS = [
         "Nearfar-Max-Cost", "The most that this request may cost.", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$"
     ),
     header_parameter(
+        "Nearfar-Tokens-Per-Second",
+        "Least speed at which a language service must have written lately.",
+        pattern=r"^[1-9][0-9]{0,8}(\.[0-9]{1,9})?$",
+    ),
+    header_parameter(
         "Nearfar-Degrade",
         "What to give up when nobody near is in time: ask a far end, or be refused at once with 503.",
         enum=["refuse", "far", "far,refuse"],

@@ -238,7 +238,12 @@ def test_what_headers_ask_for_reaches_the_talker() -> None:
     }
     _, scripted = asked([], headers)
     call = scripted.calls[0]
-    assert (call.route, call.qos.deadline, call.conversation, call.qos.max_cost) == (Route.FAR, Milliseconds(250), "talk-1", 0.5)
+    assert (call.route, call.qos.deadline, call.conversation, call.qos.max_cost) == (
+        Route.FAR,
+        Milliseconds(250),
+        "talk-1",
+        0.5,
+    )
 
 
 def test_a_failure_before_the_first_chunk_has_its_own_status() -> None:
