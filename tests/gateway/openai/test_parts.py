@@ -195,9 +195,6 @@ class Scripted:
         self.events = events
         self.calls: list[TextCall] = []
 
-    def models(self) -> list[str]:
-        return ["m"]
-
     async def answer(self, call: TextCall) -> TextAnswer:
         self.calls.append(call)
         return TextAnswer(b'{"id":"x"}', ABOUT)

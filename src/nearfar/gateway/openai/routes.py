@@ -96,7 +96,7 @@ class OpenAi:
             raise InputError("The body is nested too deeply.", "Send less deep JSON.") from None
         _check(operation, call)
         if call.model != AUTO and not is_name(call.model):
-            raise unknown(call.model, [AUTO, *self._state.talker.models()])
+            raise unknown(call.model, [model["id"] for model in models_as_json(self._state.client.snapshot())])
         wished = call.view.nearfar.privacy
         if wished or stream:
             call = msgspec.structs.replace(call, qos=_stricter(qos, wished), conversation=stream)
