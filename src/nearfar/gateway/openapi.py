@@ -83,7 +83,7 @@ QOS_HEADERS = [
     header_parameter(
         "Nearfar-Degrade",
         "What to give up when nobody near is in time: ask a far end, or be refused at once with 503.",
-        enum=["refuse", "far", "far,refuse"],
+        enum=["refuse", "far", "far,refuse", "refuse,far", ""],
     ),
 ]
 

@@ -124,7 +124,7 @@ def _call(summary: str, required: str, own: dict[str, Any], answer: dict[str, An
 _MESSAGE = {
     "type": "object",
     "required": ["role", "content"],
-    "properties": {"role": {"type": "string", "enum": ["system", "user", "assistant"]}, "content": _TEXT},
+    "properties": {"role": _TEXT, "content": _TEXT},
 }
 _TEXTS = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]}
 _LIST = {"type": "array", "items": {"type": "object"}}

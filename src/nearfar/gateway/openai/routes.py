@@ -19,7 +19,7 @@ from nearfar.gateway.openai.sse import Events
 from nearfar.gateway.openai.told import about_headers, request_headers, with_about
 from nearfar.gateway.problems import Internal
 from nearfar.gateway.state import State
-from nearfar.language.call import AUTO, TextCall, read_call
+from nearfar.language.call import AUTO, Route, TextCall, read_call
 from nearfar.types.ids import is_name
 from nearfar.types.request import Privacy, Qos
 from nearfar.types.wire import Operation
@@ -90,8 +90,11 @@ class OpenAi:
     def _read(self, operation: Operation, body: bytes, headers: list[tuple[bytes, bytes]], key: str) -> TextCall:
         qos, stream = stated(headers, self._state.limits.default_deadline_ms)
         route = header(headers, b"nearfar-route")
+        wanted = route.decode("latin-1").strip() if route is not None else ""
+        if route is not None and not wanted:
+            raise InputError("Nearfar-Route is empty.", f"Use one of {', '.join(Route)}, or leave it away.")
         try:
-            call = read_call(operation, body, qos, key, route.decode("latin-1").strip() if route is not None else "")
+            call = read_call(operation, body, qos, key, wanted)
         except RecursionError:
             raise InputError("The body is nested too deeply.", "Send less deep JSON.") from None
         _check(operation, call)
