@@ -35,6 +35,7 @@ import pytest
 from nearfar.models.manifest import Manifest, manifest_of
 from nearfar.models.store import Store
 from nearfar.runtimes.fake import FakeModel, FakeTensor
+from nearfar.runtimes.faketext import fake_text
 from tests.waiting import until_now
 
 MARK = "FLEETLAB_MARK"
@@ -71,6 +72,21 @@ def tensors(file: Path, name: str, model_format: str = "") -> LabModel:
         "bytes": len(data),
     }
     return LabModel(manifest_of({"schema": 1, "name": name, "task": "tensors", "variants": [variant]}), file)
+
+
+def talking(folder: Path, name: str, **fields: Any) -> LabModel:
+    """A language model of the fake engine (`nearfar.runtimes.faketext`); `fields` are those of `FakeText`."""
+    path = folder / f"{name}.json"
+    path.write_bytes(fake_text(**fields))
+    return text_model(path, name, "fake-text", "embedding" if fields.get("embedding") else "chat")
+
+
+def text_model(file: Path, name: str, model_format: str = "gguf", task: str = "chat") -> LabModel:
+    """A file as a language model."""
+    data = file.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    variant = {"id": "v", "format": model_format, "file": file.name, "sha256": sha256, "bytes": len(data)}
+    return LabModel(manifest_of({"schema": 1, "name": name, "task": task, "variants": [variant]}), file)
 
 
 def fake(folder: Path, name: str, **fields: Any) -> LabModel:

@@ -13,16 +13,18 @@ class LanguageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     context: Annotated[
         int,
-        Meta(
-            ge=256,
-            le=1 << 24,
-            description="Tokens of prompt and answer that one conversation may have; fewer where the model was trained "
-            "for fewer. Memory grows with it.",
-        ),
+        Meta(ge=256, le=1 << 24, description="Most tokens of prompt and answer in one conversation; costs memory."),
     ] = 4096
     slots: Annotated[
         int, Meta(ge=1, le=256, description="Conversations that one service answers at the same time.")
     ] = 4
+    prompt_cache: Annotated[
+        int, Meta(ge=0, description="Most bytes kept of conversations that left their slot.", extra={"kind": "bytes"})
+    ] = 64 * 1024 * 1024
+    loras: Annotated[tuple[str, ...], Meta(description="Adapters for requests: NAME=FILE, MODEL/NAME=FILE.")] = ()
+    drafts: Annotated[tuple[str, ...], Meta(description="Small models that guess tokens ahead: MODEL=FILE.")] = ()
+    ngram: Annotated[bool, Meta(description="Guess tokens ahead by what was said before.")] = False
+    draft_tokens: Annotated[int, Meta(ge=1, le=64, description="Tokens guessed ahead at once.")] = 8
 
 
 class RoutingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -32,7 +32,11 @@ def test_histograms_are_whole(http: httpx.Client) -> None:
     http.post(INFER, content=infer_json([1.0]))
     families = text_string_to_metric_families(http.get("/metrics").text)
     histograms = [family for family in families if family.type == "histogram"]
-    assert {h.name for h in histograms} == {"nearfar_request_stage_seconds", "nearfar_service_stage_seconds"}
+    assert {h.name for h in histograms} == {
+        "nearfar_request_stage_seconds",
+        "nearfar_language_first_token_seconds",
+        "nearfar_service_stage_seconds",
+    }
     for family in histograms:
         series: dict[frozenset[tuple[str, str]], list[float]] = {}
         counts: dict[frozenset[tuple[str, str]], float] = {}
@@ -42,7 +46,7 @@ def test_histograms_are_whole(http: httpx.Client) -> None:
                 series.setdefault(key, []).append(sample.value)
             elif sample.name.endswith("_count"):
                 counts[key] = sample.value
-        assert series
+        assert series or family.name.startswith("nearfar_language")  # nobody has talked to this node
         for key, buckets in series.items():
             assert buckets == sorted(buckets) and buckets[-1] == counts[key]
 

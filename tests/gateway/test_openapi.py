@@ -40,11 +40,20 @@ OPERATIONS = [
     ("GET", "/v1/fleet"),
     ("GET", "/v1/streams"),
     ("GET", "/v1/streams/{id}/decisions"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/embeddings"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
     ("GET", "/metrics"),
 ]
 
 
-WITH_MODEL = [operation for operation in OPERATIONS if "{model}" in operation[1] or operation[1] == "/v1/detect"]
+WITH_MODEL = [
+    operation
+    for operation in OPERATIONS
+    if "/v2/models/{model}" in operation[1] or operation[1] == "/v1/detect"  # language: tests/gateway/openai
+]
 
 
 def no_5xx_but_503(context: Any, response: Any, case: Any) -> None:

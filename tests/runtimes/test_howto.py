@@ -12,6 +12,7 @@ import pytest
 from nearfar.errors import InferenceError, ModelFileError
 from nearfar.runtimes import registry
 from nearfar.runtimes.fake import FakeModel, read_fake
+from nearfar.runtimes.faketext import read_fake_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to-add-a-runtime.md"
 
@@ -42,9 +43,15 @@ def test_the_plug_in_of_the_page_works(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_fake_of_the_page_loads(tmp_path: Path) -> None:
     path = tmp_path / "m.toml"
-    path.write_text(next(block for block in blocks("toml") if "nearfar-fake" in block))
+    path.write_text(next(block for block in blocks("toml") if '"nearfar-fake"' in block))
     model: FakeModel = read_fake(path)
     assert model.crash_at == 50
+
+
+def test_the_fake_of_a_language_engine_loads(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(next(block for block in blocks("toml") if "nearfar-fake-text" in block))
+    assert read_fake_text(path).says[0].text == "Paris."
 
 
 def test_every_built_in_is_named_on_the_page() -> None:

@@ -86,6 +86,7 @@ def services(
             "errors": lambda r: f"{r['error_rate']:.0%}",
             "self-test": _self_test,
             "ms": lambda r: f"{r['service_ms']:.1f}" if r["service_ms"] else "-",
+            **({"first token": _first_token, "tokens/s": _speed} if any(row["text"] for row in rows) else {}),
             "memory": lambda r: _bytes(r["memory"]) if r["memory"] else "-",
             "why": lambda r: escape(r["reason"]),
         },
@@ -158,6 +159,17 @@ def _self_test(row: dict[str, Any]) -> str:
     age = test["seconds_ago"]
     ago = "" if age is None else f" {age:.0f} s ago"
     return f"[green]passed[/]{ago}" if test["passed"] else f"[red]failed[/]{ago}"
+
+
+def _first_token(row: dict[str, Any]) -> str:
+    ms = (row["text"] or {}).get("first_token_ms")
+    return f"{ms:.0f} ms" if ms else "-"
+
+
+def _speed(row: dict[str, Any]) -> str:
+    """Of writing; of reading it is in --json."""
+    speed = (row["text"] or {}).get("decode_per_s")
+    return f"{speed:.3g}" if speed else "-"
 
 
 def _machine(row: dict[str, Any]) -> str:

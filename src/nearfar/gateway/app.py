@@ -23,6 +23,8 @@ from nearfar.gateway.headers import stated, told
 from nearfar.gateway.hot import App, HotPath, version_of
 from nearfar.gateway.leaving import UntilLeft
 from nearfar.gateway.metrics import render
+from nearfar.gateway.openai.describe import add_openai
+from nearfar.gateway.openai.routes import OpenAi
 from nearfar.gateway.openapi import BUSY, DETECT, INFER, MODEL, OPEN
 from nearfar.gateway.problems import Internal, NotFound, UnsupportedMedia, problem
 from nearfar.gateway.state import State
@@ -46,7 +48,8 @@ def make_app(state: State) -> App:
     _add_fleet(app, state)
     _add_detect(app, state)
     add_streams(app, state)
-    return HotPath(_Guarded(app, state), state)
+    add_openai(app)
+    return HotPath(OpenAi(_Guarded(app, state), state), state)
 
 
 class _Guarded:

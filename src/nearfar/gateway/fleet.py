@@ -9,7 +9,7 @@ import msgspec
 from nearfar.fleet.health import health, node_health
 from nearfar.fleet.snapshot import Snapshot, freshness
 from nearfar.types.histogram import Histogram
-from nearfar.types.telemetry import ServiceReport
+from nearfar.types.telemetry import ServiceReport, TextReport
 from nearfar.types.units import Seconds
 
 
@@ -95,6 +95,7 @@ def services_as_json(snapshot: Snapshot, now: Seconds) -> list[dict[str, Any]]:
                 "cost": report.cost,
                 "memory": report.memory,
                 "stages": _stages(report),
+                "text": None if report.text is None else _text(report, report.text),
                 "failures_seen_here": observed.failures if observed else 0,
             }
         )
@@ -121,6 +122,20 @@ def _stages(report: ServiceReport) -> dict[str, dict[str, float | None]]:
         histogram = Histogram(summary.counts, summary.sum)
         told[stage] = {f"p{q}_ms": _finite(histogram.quantile(q / 100)) for q in (50, 95, 99)}
     return told
+
+
+def _text(report: ServiceReport, text: TextReport) -> dict[str, float | None]:
+    """What a language service measured; None where it has not yet."""
+    return {
+        "context": text.context,
+        "slots": report.workers,
+        "first_token_ms": _finite(text.first_token_ms) or None,
+        "prefill_per_s": _finite(text.prefill_per_s) or None,
+        "decode_per_s": _finite(text.decode_per_s) or None,
+        "tokens_in": text.tokens_in,
+        "tokens_reused": text.tokens_reused,
+        "tokens_out": text.tokens_out,
+    }
 
 
 def _finite(value: float) -> float | None:

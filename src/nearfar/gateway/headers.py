@@ -1,5 +1,5 @@
 """What a caller may state in headers, on every path: `Nearfar-Deadline`, `-Privacy`, `-Node`, `-Stream`, `-Max-Cost`,
-`-Degrade`.
+`-Degrade`, `-Tokens-Per-Second`.
 
 A percentile is of no use to one request, so there is no header for it.
 """
@@ -29,6 +29,7 @@ def stated(headers: Iterable[tuple[bytes, bytes]], default_deadline_ms: float = 
     privacy = Privacy.ANY
     node: str | None = None
     cost: float | None = None
+    speed: float | None = None
     degrade: tuple[Degrade, ...] = ()
     for name, value in headers:
         if not name.startswith(b"nearfar-"):
@@ -55,12 +56,14 @@ def stated(headers: Iterable[tuple[bytes, bytes]], default_deadline_ms: float = 
             stream = text
         elif name == b"nearfar-max-cost":
             cost = _cost(text)
+        elif name == b"nearfar-tokens-per-second":
+            speed = _speed(text)
         elif name == b"nearfar-degrade":
             try:
                 degrade = parse_degrade(text, FOR_ONE)
             except InputError as error:
                 raise InputError(f"Nearfar-Degrade: {error.message}", error.hint) from None
-    return Qos(deadline, privacy, node, max_cost=cost, degrade=degrade), stream
+    return Qos(deadline, privacy, node, max_cost=cost, degrade=degrade, tokens_per_s=speed), stream
 
 
 def _cost(text: str) -> float:
@@ -71,6 +74,16 @@ def _cost(text: str) -> float:
     if not (0 <= cost < math.inf):
         raise InputError(f"Nearfar-Max-Cost is {text[:40]!r}.", "Use a number from 0, such as 0.02.")
     return cost
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = math.nan
+    if not (0 < speed < math.inf):
+        raise InputError(f"Nearfar-Tokens-Per-Second is {text[:40]!r}.", "Use a number above 0, such as 8.")
+    return speed
 
 
 def told(answer: Answer) -> list[tuple[bytes, bytes]]:

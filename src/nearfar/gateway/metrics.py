@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from nearfar.fleet.health import Health, health
 from nearfar.fleet.snapshot import Snapshot
+from nearfar.gateway.openai.counts import LanguageCounts
 from nearfar.gateway.state import State
 from nearfar.types.histogram import Histogram
 from nearfar.types.ids import node_of
@@ -22,6 +23,10 @@ METRICS: Mapping[str, str] = {
     "nearfar_requests": "Requests that this gateway took, by model and outcome.",
     "nearfar_in_flight": "Requests that this gateway works on now.",
     "nearfar_request_stage_seconds": "Time of answered requests by model and stage.",
+    "nearfar_language_requests": "Language calls that this gateway took: who answered, where, and how it ended.",
+    "nearfar_language_tokens": "Tokens of answered language calls: of the prompts (in) and of the answers (out).",
+    "nearfar_language_first_token_seconds": "Time to the first token of streamed answers.",
+    "nearfar_language_cost": "What the answers cost, by currency.",
     "nearfar_node_up": "1 when the node is on the mesh.",
     "nearfar_node_cpu_ratio": "Busy share of the node's usable cores.",
     "nearfar_node_memory_free_bytes": "Memory that the node has left.",
@@ -41,6 +46,13 @@ METRICS: Mapping[str, str] = {
     "nearfar_service_refused": "Requests that the service refused since it started.",
     "nearfar_service_memory_bytes": "Resident memory of the service process.",
     "nearfar_service_stage_seconds": "Time in the service by stage since it started.",
+    "nearfar_text_first_token_seconds": "Recent mean time to the first token, without waiting; absent before the first.",
+    "nearfar_text_prefill_tokens_per_second": "Recent mean speed of reading prompts; absent before the first.",
+    "nearfar_text_decode_tokens_per_second": "Recent mean speed of writing one answer; absent before the first.",
+    "nearfar_text_tokens_in": "Tokens of all prompts since the service started.",
+    "nearfar_text_tokens_reused": "Tokens of prompts that needed no work, as their beginning was known.",
+    "nearfar_text_tokens_out": "Tokens of all answers since the service started.",
+    "nearfar_text_slots": "Conversations that the service answers at the same time.",
 }
 """Every metric with its help text; documented in docs/reference-http.md."""
 
@@ -71,6 +83,23 @@ class FleetCollector(Collector):
         for (model, stage), histogram in state.stages.items():
             _add(stages, [model, stage], histogram)
         yield stages
+        yield from _language(state.language)
+
+
+def _language(counts: LanguageCounts) -> Iterable[Family]:
+    requests = _counter("nearfar_language_requests", "model", "where", "outcome")
+    for key, count in counts.requests.items():
+        requests.add_metric(key, count)
+    tokens = _counter("nearfar_language_tokens", "model", "where", "direction")
+    for key, count in counts.tokens.items():
+        tokens.add_metric(key, count)
+    first = _histogram("nearfar_language_first_token_seconds", "model", "where")
+    for pair, histogram in counts.first.items():
+        _add(first, [*pair], histogram)
+    cost = _counter("nearfar_language_cost", "model", "currency")
+    for pair, spent in counts.cost.items():
+        cost.add_metric(pair, spent)
+    yield from (requests, tokens, first, cost)
 
 
 def _fleet(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
@@ -99,6 +128,7 @@ def _fleet(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
             bandwidth.add_metric([source, destination], link.bandwidth)
     yield from (rtt, loss, bandwidth)
     yield from _services(snapshot, now)
+    yield from _texts(snapshot)
 
 
 def _services(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
@@ -130,6 +160,31 @@ def _services(snapshot: Snapshot, now: Seconds) -> Iterable[Family]:
     yield from gauges.values()
     yield from counters.values()
     yield from (states, tests, stages)
+
+
+def _texts(snapshot: Snapshot) -> Iterable[Family]:
+    labels = ("node", "model", "variant", "runtime")
+    first = _gauge("nearfar_text_first_token_seconds", *labels)
+    prefill = _gauge("nearfar_text_prefill_tokens_per_second", *labels)
+    decode = _gauge("nearfar_text_decode_tokens_per_second", *labels)
+    slots = _gauge("nearfar_text_slots", *labels)
+    counters = {
+        name: _counter(f"nearfar_text_{name}", *labels) for name in ("tokens_in", "tokens_reused", "tokens_out")
+    }
+    for service, view in snapshot.services.items():
+        report, text = view.report, view.report.text
+        if text is None:
+            continue
+        key = [node_of(service), report.model, report.variant, report.runtime]
+        slots.add_metric(key, report.workers)
+        for gauge, value in ((first, text.first_token_ms / 1000), (prefill, text.prefill_per_s)):
+            if value:
+                gauge.add_metric(key, value)
+        if text.decode_per_s:
+            decode.add_metric(key, text.decode_per_s)
+        for name, counter in counters.items():
+            counter.add_metric(key, getattr(text, name))
+    yield from (first, prefill, decode, slots, *counters.values())
 
 
 def _counter(name: str, *labels: str) -> CounterMetricFamily:

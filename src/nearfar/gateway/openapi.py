@@ -52,7 +52,8 @@ _ASKING: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+def header_parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    """A header that a request may carry, as a parameter of the document."""
     return {
         "name": name,
         "in": "header",
@@ -62,20 +63,27 @@ def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
     }
 
 
-_QOS = [
-    _header("Nearfar-Deadline", "Answer within this time, or say 503.", pattern=r"^[0-9]{1,6}(ms|s)$"),
-    _header("Nearfar-Privacy", "How far the data may travel.", enum=["local", "fleet", "any"]),
-    _header("Nearfar-Node", "Only this node may answer."),
-    _header(
+QOS_HEADERS = [
+    header_parameter("Nearfar-Deadline", "Answer within this time, or say 503.", pattern=r"^[0-9]{1,6}(ms|s)$"),
+    header_parameter("Nearfar-Privacy", "How far the data may travel.", enum=["local", "fleet", "any"]),
+    header_parameter("Nearfar-Node", "Only this node may answer."),
+    header_parameter(
         "Nearfar-Stream",
         "The stream that this request belongs to: it stays where it is, and leaves a trail.",
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
     ),
-    _header("Nearfar-Max-Cost", "The most that this request may cost.", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$"),
-    _header(
+    header_parameter(
+        "Nearfar-Max-Cost", "The most that this request may cost.", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$"
+    ),
+    header_parameter(
+        "Nearfar-Tokens-Per-Second",
+        "Least speed at which a language service must have written lately.",
+        pattern=r"^[1-9][0-9]{0,8}(\.[0-9]{1,9})?$",
+    ),
+    header_parameter(
         "Nearfar-Degrade",
         "What to give up when nobody near is in time: ask a far end, or be refused at once with 503.",
-        enum=["refuse", "far", "far,refuse"],
+        enum=["refuse", "far", "far,refuse", "refuse,far", ""],
     ),
 ]
 
@@ -196,12 +204,12 @@ def INFER(path: str) -> dict[str, Any]:
     """Arguments of the infer route: its path parameters are not in a signature either."""
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     parameters = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
-    length = _header(
+    length = header_parameter(
         "Inference-Header-Content-Length", "Length of the JSON part when binary tensors follow it.", pattern="^[0-9]+$"
     )
     return {
         "responses": {200: _ANSWERED, **_ASKING},
-        "openapi_extra": {"parameters": [*parameters, length, *_QOS], "requestBody": _INFER_BODY},
+        "openapi_extra": {"parameters": [*parameters, length, *QOS_HEADERS], "requestBody": _INFER_BODY},
     }
 
 
@@ -215,7 +223,7 @@ DETECT: dict[str, Any] = {
         **_ASKING,
     },
     "openapi_extra": {
-        "parameters": _QOS,
+        "parameters": QOS_HEADERS,
         "requestBody": {
             "required": True,
             "content": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 from collections import Counter
@@ -12,10 +13,13 @@ import msgspec
 from nearfar.client.client import Client
 from nearfar.gateway.body import header
 from nearfar.gateway.named import NamedStreams
+from nearfar.gateway.openai.counts import LanguageCounts
 from nearfar.gateway.problems import Forbidden, TooManyRequests, Unauthorized
+from nearfar.language.call import AUTO, About
+from nearfar.language.talker import Talker
 from nearfar.types.histogram import Histogram
 from nearfar.types.ids import ModelName, is_name
-from nearfar.types.request import STAGE_NAMES, Answer
+from nearfar.types.request import STAGE_NAMES, Answer, Stages
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -34,27 +38,37 @@ class State:
     """Used on the gateway's event loop only."""
 
     def __init__(
-        self, client: Client, limits: Limits, api_keys: Sequence[str] = (), streams: NamedStreams | None = None
+        self,
+        client: Client,
+        limits: Limits,
+        api_keys: Sequence[str] = (),
+        streams: NamedStreams | None = None,
+        talker: Talker | None = None,
     ) -> None:
-        """`streams` is made for a gateway without a home folder when it is not given."""
+        """`streams` is made for a gateway without a home folder when it is not given, `talker` for one without
+        routing."""
         self.client = client
         self.streams = streams or NamedStreams(client)
+        self.talker = talker or Talker(client)
         self.limits = limits
-        self._accepted = tuple(b"Bearer " + key.encode() for key in api_keys)
+        self._accepted = tuple((b"Bearer " + key.encode(), name_of_key(key)) for key in api_keys)
         self.in_flight = 0
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """(model, `ok` or error code) -> requests. The names of unknown models are counted as one."""
         self.stages: dict[tuple[str, str], Histogram] = {}
+        self.language = LanguageCounts()
         self.versions: dict[tuple[str, str], str] = {}
         """(service, instance) -> version of its model."""
 
-    def authorize(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Raise `Unauthorized` unless the request carries one of the keys, when any are set."""
+    def authorize(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """The name of the key that the request carries (`name_of_key`), "" when none is set. Raises `Unauthorized`
+        without the right one, `Forbidden` for a page of another site."""
         if self._accepted:
             given = header(headers, b"authorization") or b""
-            if sum(hmac.compare_digest(given, accepted) for accepted in self._accepted) == 0:  # all are looked at
+            names = [name for key, name in self._accepted if hmac.compare_digest(given, key)]  # all are looked at
+            if not names:
                 raise Unauthorized("The API key is missing or wrong.", "Send 'Authorization: Bearer KEY'.")
-            return
+            return names[0]
         # Without a key, only the loopback address protects us, and a browser on this machine is inside it: a page of
         # another site shows in Origin, one whose name was bound anew to this address in Host.
         origin, host = header(headers, b"origin"), header(headers, b"host")
@@ -62,6 +76,7 @@ class State:
             raise Forbidden(
                 "A page of another site may not use this gateway.", "Set [gateway] api_key_file to allow it."
             )
+        return ""
 
     def enter(self) -> None:
         """Count a request in; raises `TooManyRequests` at the limit. Every `enter` needs a `leave`."""
@@ -73,14 +88,34 @@ class State:
         self.in_flight -= 1
 
     def answered(self, model: str, answer: Answer) -> None:
+        self._count(model, answer.stages)
+
+    def talked(self, about: About) -> None:
+        """A language call was answered."""
+        self._count(about.model, about.stages)
+        self.language.answered(about)
+
+    def _count(self, model: str, stages: Stages) -> None:
         self.outcomes[(model, "ok")] += 1
         for name in STAGE_NAMES:
             histogram = self.stages.get((model, name))
             if histogram is None:
                 histogram = self.stages[(model, name)] = Histogram()
-            histogram.add(getattr(answer.stages, name))
+            histogram.add(getattr(stages, name))
 
-    def failed(self, model: str, code: str) -> None:
+    def failed(self, model: str, code: str, *, language: bool = False) -> None:
         # A label per misspelt name would let a stranger fill the memory of every metrics store.
-        known = is_name(model) and ModelName(model) in self.client.snapshot().by_model
-        self.outcomes[(model if known else "(unknown)", code)] += 1
+        known = (language and model == AUTO) or (is_name(model) and ModelName(model) in self.client.snapshot().by_model)
+        label = model if known else "(unknown)"
+        self.outcomes[(label, code)] += 1
+        if language:
+            self.language.failed(label, code)
+
+
+def name_of_key(key: str) -> str:
+    """What a key is called where it must not be shown: `key-` and the first 8 hexadecimal digits of its SHA-256.
+
+    >>> name_of_key("secret")
+    'key-2bb80d53'
+    """
+    return f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

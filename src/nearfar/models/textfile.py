@@ -19,17 +19,25 @@ if TYPE_CHECKING:
     from nearfar.models.adding import AddOptions
 
 _MAGIC = b"GGUF"
+_FAKE = b"nearfar-fake-text"
+_HEAD = 4096
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "q8_0": "int8"}
 _QUANTISATION = re.compile(r"[-_.](f32|f16|bf16|i?q[1-8](_[0-9a-z]+)*)$", re.IGNORECASE)
 
 
-def is_gguf(path: Path) -> bool:
-    """By the file's own mark; False for what cannot be read, as its error is told elsewhere."""
+def text_format(path: Path) -> str:
+    """`gguf` or `fake-text` by the file's own mark; "" for any other, and for what cannot be read: that is told
+    elsewhere."""
+    if not path.is_file():  # a pipe would be waited for
+        return ""
     try:
         with path.open("rb") as file:
-            return file.read(4) == _MAGIC
+            head = file.read(_HEAD)
     except OSError:
-        return False
+        return ""
+    if head[:4] == _MAGIC:
+        return "gguf"
+    return "fake-text" if _FAKE in head and b"\0" not in head else ""
 
 
 def name_of_text(file_name: str) -> str:
@@ -60,10 +68,11 @@ def add_text(store: Store, path: Path, inspect: Callable[[Path], Any], options: 
         if options.task not in LANGUAGE:
             raise ManifestError(f"{path.name} is a language model.", "Use --task chat or --task embedding.")
         task = Task(options.task)
+    format_ = text_format(path)
     sha256 = blobs.sha256_of(path)
     variant = Variant(
-        id=options.variant or f"gguf-{facts.quantisation}",
-        format="gguf",
+        id=options.variant or f"{format_}-{facts.quantisation}",
+        format=format_,
         precision=options.precision or _precision(facts.quantisation),
         file=re.sub(r"[^A-Za-z0-9._+@-]+", "-", path.name).replace("..", ".").lstrip(".-+@")[-120:] or "model.gguf",
         sha256=sha256,

@@ -33,7 +33,7 @@ class Inventory(msgspec.Struct, frozen=True):
 def take() -> Inventory:
     """Look at this machine, in this process; loads every installed engine."""
     from nearfar.devices.detect import detect
-    from nearfar.runtimes.registry import idle_accelerators, installed
+    from nearfar.runtimes.registry import FAKES, idle_accelerators, installed
 
     offers: list[Offer] = []
     missing: list[Missing] = []
@@ -42,7 +42,7 @@ def take() -> Inventory:
             missing.append(Missing(entry.name, entry.reason))
             continue
         offers.append(Offer(entry.name, tuple(entry.runtime.formats), entry.runtime.units()))
-    units = [unit for offer in offers if offer.runtime != "fake" for unit in offer.units]
+    units = [unit for offer in offers if offer.runtime not in FAKES for unit in offer.units]
     return Inventory(detect(units, idle=idle_accelerators()), tuple(offers), tuple(missing))
 
 

@@ -19,6 +19,7 @@ from nearfar.errors import DeadlineExceeded, InferenceError, InputError, Nearfar
 from nearfar.mesh.base import Call
 from nearfar.node.meter import Meter
 from nearfar.node.talkmeter import TextMeter
+from nearfar.node.talktest import Probe
 from nearfar.node.worker import Description, refuse
 from nearfar.runtimes.text import LoadedText
 from nearfar.types.request import Stages
@@ -47,6 +48,8 @@ class _Sender:
         self.last = b""
 
     def take(self, piece: bytes) -> bool:
+        if not piece:  # the engine is at work, and says no more
+            return self._call.cancelled
         now = time.monotonic()
         if not self.last:
             self.first = now
@@ -75,7 +78,7 @@ class TextPool:
         changed: Callable[[], None],
     ) -> None:
         self._loaded = loaded
-        self._waiting: queue.SimpleQueue[Call | None] = meter.waiting
+        self._waiting: queue.SimpleQueue[Call | Probe | None] = meter.waiting
         self._meter = meter
         self._text = text
         self._limit = limit
@@ -109,10 +112,19 @@ class TextPool:
         if queued >= len(self._threads):
             self._changed()
 
+    def probe(self, probe: Probe) -> None:
+        """A question of the self-test: in turn, counted as no call."""
+        self._waiting.put(probe)
+
     def _run(self, number: int) -> None:
         meter = self._meter
         while (call := self._waiting.get()) is not None:
             if call.cancelled:
+                continue
+            if isinstance(call, Probe):
+                self._since[number] = time.monotonic()
+                call.run()
+                del self._since[number]
                 continue
             meter.count_in()
             self._since[number] = time.monotonic()

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nearfar.errors import ModelFileError, RuntimeUnavailable
+from nearfar.errors import ModelFileError, NearfarError, RuntimeUnavailable
 from nearfar.models.manifest import Task, parse_manifest
 from nearfar.node.meter import Meter
 from nearfar.node.spec import ServiceSpec, TextSpec
 from nearfar.node.talk import TextPool
 from nearfar.node.talkmeter import TextMeter
+from nearfar.node.talktest import TextQuestion, TextTester
 from nearfar.node.worker import Description
 from nearfar.runtimes.registry import runtime
 from nearfar.runtimes.text import TextOptions, TextRuntime
@@ -23,7 +24,7 @@ from nearfar.types.wire import Operation, TextContext
 if TYPE_CHECKING:
     from nearfar.node.service import Reporter
 
-_TRY = {"prompt": "Hello", "input": "Hello", "max_tokens": 1, "temperature": 0}
+_TRY = msgspec.json.encode({"prompt": "Hello", "input": "Hello", "max_tokens": 1, "temperature": 0})
 
 
 class Talk:
@@ -52,6 +53,13 @@ class Talk:
         self.meter = Meter(spec, 0.0)
         self.meter.workers = self._loaded.slots
         self.meter.text = self._text = TextMeter(self._loaded.context)
+        self._question: TextQuestion | None = None
+        self.profile_ms = 0.0
+        if not self._loaded.free:  # not even once: somebody would pay for it
+            return
+        if spec.self_test_every > 0:
+            self._question = TextQuestion(self._loaded, embedding, spec.model, spec.self_tests_failed)
+            self.meter.tested(self._question.result(""))
         self.profile_ms = self._try(Operation.EMBED if embedding else Operation.COMPLETE)
 
     def _try(self, operation: Operation) -> float:
@@ -59,17 +67,25 @@ class Talk:
         pieces: list[bytes] = []
 
         def take(piece: bytes) -> bool:
-            pieces.append(piece)
+            if piece:
+                pieces.append(piece)
             return False
 
         start = time.perf_counter()
-        self._loaded.run(operation, msgspec.json.encode(_TRY), take, TextContext())
+        self._loaded.run(operation, _TRY, take, TextContext())
         if not pieces:
             raise ModelFileError(f"{self._spec.model} does not answer.", "Use another variant.")
         return (time.perf_counter() - start) * 1000
 
-    def serve(self, reporter: Reporter) -> tuple[TextPool, None]:
+    def serve(self, reporter: Reporter) -> tuple[TextPool, TextTester | None]:
         spec = self._spec
         description = Description(spec.manifest, spec.variant, spec.runtime, (), ())
         pool = TextPool(self._loaded, self.meter, self._text, description, spec.queue_limit, reporter.changed)
-        return pool, None
+        if self._question is None:
+            return pool, None
+
+        def wrong(error: NearfarError) -> None:
+            pool.broken = error
+            reporter.now()
+
+        return pool, TextTester(self._question, pool.probe, spec.self_test_every, self.meter, wrong)

@@ -168,10 +168,32 @@ def service_time(view: ServiceView, observed: Observed | None, now: Seconds) -> 
     time: float = report.service_ms
     if not 0 < time < _LIMIT:
         time = report.profile_ms if 0 < report.profile_ms < _LIMIT else PRIOR_SERVICE
-    if observed is not None and observed.ratio != 1.0:
+    if observed is not None and observed.ratio != 1.0 and report.text is None:  # an answer takes as long as it is
         belief = 1.0 - (now - observed.answered_at) / BELIEVED
         if belief > 0:
             time *= 1.0 + (observed.ratio - 1.0) * min(belief, 1.0)
+    return time  # type: ignore[return-value]
+
+
+BYTES_PER_TOKEN = 4.0
+"""Of English text in the vocabularies of today's models, roughly; the frame of a request counts too."""
+
+
+def first_token(view: ServiceView, request: Request) -> Milliseconds:
+    """Milliseconds from the start of the work on a call to its first token.
+
+    The service's recent mean, for a prompt as long as its recent ones; what is longer takes as long as reading it. The
+    incumbent of a conversation knows all of it but the last message. Before the first answer: the service time.
+    """
+    report, text = view.report, view.report.text
+    assert text is not None
+    time: float = text.first_token_ms
+    if not 0 < time < _LIMIT:
+        return service_time(view, None, Seconds(0.0))
+    if 0 < text.prefill_per_s < _LIMIT and report.answered > 0 and request.incumbent != report.service:
+        usual = max(text.tokens_in - text.tokens_reused, 0) / report.answered
+        longer = request.size / BYTES_PER_TOKEN - usual
+        time = max(time + longer / text.prefill_per_s * 1000, 1000 / text.prefill_per_s)
     return time  # type: ignore[return-value]
 
 
@@ -203,7 +225,8 @@ def expect(
 
     Wait: telemetry lags by up to half a second and already holds some of this client's own requests, so the backlog is
     the larger of the reported one (or the one the last answer carried, when newer) and what this client has under way
-    there; their sum would count these twice. With w workers, w - 1 of the backlog do not delay this request.
+    there; their sum would count these twice. With w workers, w - 1 of the backlog do not delay this request. The workers
+    of a language service are its slots; of a streamed answer what is expected is its first token.
     """
     report = view.report
     service = report.service
@@ -237,6 +260,8 @@ def expect(
     wait = (backlog - workers + 1) * time / workers if backlog >= workers else 0.0
     if mine > wait:
         wait = mine
+    if request.first_token and report.text is not None:  # what waits before it takes whole answers; it itself begins
+        time = first_token(view, request)
     return Expectation(
         rtt,
         transfer,  # type: ignore[arg-type]

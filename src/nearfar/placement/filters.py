@@ -1,6 +1,6 @@
 """May this service take this request at all? A fixed chain; the first filter that says no gives the reason.
 
-health -> excluded -> pinned node -> privacy -> cost -> far -> compute (queue) -> memory -> quarantine ->
+health -> excluded -> pinned node -> privacy -> cost -> slow -> far -> compute (queue) -> memory -> quarantine ->
 silence -> unreliable.
 That a model is present at all is decided before the chain, as a node without a service for it has no service to look at
 (`absent`).
@@ -56,6 +56,11 @@ def refuse(snapshot: Snapshot, request: Request, view: ServiceView, now: Seconds
     if qos.max_cost is not None and report.cost > qos.max_cost:
         reason = f"one request costs {report.cost:g} there, and at most {qos.max_cost:g} is allowed"
         return Refusal(service, "cost", reason)
+    if qos.tokens_per_s is not None and report.text is not None:
+        speed = report.text.decode_per_s
+        if 0 < speed < qos.tokens_per_s:  # 0: it has not written yet
+            reason = f"it writes {speed:.3g} tokens a second, and at least {qos.tokens_per_s:g} are wanted"
+            return Refusal(service, "slow", reason)
     if qos.degrade and Degrade.FAR in qos.degrade and (report.runtime in FAR_RUNTIMES or report.cost > 0):
         return Refusal(service, "far", "it is far or costs money, and is asked only when nothing near is in time")
 

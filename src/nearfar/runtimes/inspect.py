@@ -103,7 +103,7 @@ def learn_here(path: Path, name: str) -> Learned:
     """The file's answer with the runtime that loads it, in this process."""
     if isinstance(registry.runtime(name), TextRuntime):
         return Learned(reason="a language model is asked for its first answer when it starts")
-    if name == "fake":
+    if name in registry.FAKES:
         return Learned(reason="what a fake answers depends on how often it was asked")
     try:
         with registry.runtime(name).load(path, LoadOptions()) as variant:

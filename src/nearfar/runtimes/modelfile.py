@@ -14,7 +14,7 @@ _HEAD = 4096
 
 
 def format_of(path: Path) -> str:
-    """`tflite`, `openvino` (IR), `gguf`, `fake` or `onnx`, from the content.
+    """`tflite`, `openvino` (IR), `gguf`, `fake`, `fake-text` or `onnx`, from the content.
 
     ONNX is protobuf without a magic number, so `onnx` means "none of the others, and starts like a protobuf message".
     Raises `ModelFileError` when the file is absent, unreadable, empty or of none of these.
@@ -28,7 +28,7 @@ def format_of(path: Path) -> str:
     if text.startswith((b"<?xml", b"<net")):
         return "openvino"
     if b"nearfar-fake" in head and b"\0" not in head:
-        return "fake"
+        return "fake-text" if b"nearfar-fake-text" in head else "fake"
     # ModelProto: a field number of 1 to 25 with wire type varint or length (onnx.proto); a text file may look so too.
     if head[0] & 0x07 in (0, 2) and 1 <= head[0] >> 3 <= 25 and not _is_text(head):
         return "onnx"

@@ -27,8 +27,11 @@ BUILT_IN: Mapping[str, str] = {
     "openvino": "nearfar.runtimes.openvino:OpenVinoRuntime",
     "llamacpp": "nearfar.runtimes.llamacpp:LlamaCppRuntime",
     "fake": "nearfar.runtimes.fake:FakeRuntime",
+    "faketext": "nearfar.runtimes.faketext:FakeTextRuntime",
 }
 """In the order in which they are tried for a file that several of them load."""
+FAKES = frozenset({"fake", "faketext"})
+"""Built-ins without an engine, for tests; no device has units for them."""
 
 
 class Installed(NamedTuple):
@@ -88,7 +91,7 @@ def all_units() -> list[tuple[str, ComputeUnit]]:
     return [
         (entry.name, unit)
         for entry in installed()
-        if entry.runtime is not None and not entry.reason and entry.name != "fake"
+        if entry.runtime is not None and not entry.reason and entry.name not in FAKES
         for unit in entry.runtime.units()
     ]
 

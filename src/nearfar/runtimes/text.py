@@ -19,7 +19,8 @@ from nearfar.types.units import Bytes
 from nearfar.types.wire import Operation, TextContext
 
 OnPiece = Callable[[bytes], bool]
-"""Takes one JSON object; True asks the engine to stop, as nobody waits for more."""
+"""Takes one JSON object; True asks the engine to stop, as nobody waits for more. Nothing (`b""`) says that the engine
+is still at work, and asks the same."""
 
 
 class TextFacts(msgspec.Struct, frozen=True):
@@ -63,6 +64,8 @@ class LoadedText(ABC):
     slots: int
     context: int
     """Tokens of prompt and answer together that one conversation may have."""
+    free: bool = True
+    """Whether a call costs nothing: then the service asks itself a question now and then, to see that it is sound."""
 
     @abstractmethod
     def run(

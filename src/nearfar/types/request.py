@@ -78,6 +78,8 @@ class Qos(msgspec.Struct, frozen=True):
     """Most that one request may cost, in the currency in which the fleet's services state theirs; None for any."""
     degrade: tuple[Degrade, ...] = ()
     """What to give up, in this order, when nothing keeps the promise; none: answers come late and are counted so."""
+    tokens_per_s: float | None = None
+    """Least speed at which a language service must have written lately, in tokens of one answer; None for any."""
 
 
 class Request(msgspec.Struct, frozen=True):
