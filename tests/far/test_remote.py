@@ -73,7 +73,7 @@ def test_a_call_is_answered_and_billed(server: FarServer, far: Far, stream: bool
 
 
 def test_the_body_goes_as_it_is_but_for_the_model_and_what_is_ours(server: FarServer, far: Far) -> None:
-    extra: dict[str, Any] = {"temperature": 0.25, "seed": 123456789012345678901234567890, "tools": [{"type": "function"}], "x": None}
+    extra: dict[str, Any] = {"temperature": 0.25, "seed": 10**30, "tools": [{"type": "function"}], "x": None}
     far.ask(False, **extra, nearfar={"route": "auto"}, nearfar_route=1, private=False)
     sent = server.requests[0].json
     assert sent["model"] == "large-1"

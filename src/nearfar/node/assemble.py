@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from nearfar import ledger
 from nearfar.devices.usage import UsageSampler
 from nearfar.errors import RuntimeUnavailable, SettingsError
 from nearfar.mesh.base import Mesh
@@ -124,7 +125,8 @@ class Assembler:
 
     def _text(self) -> TextSpec:
         language = self._settings.language
-        return TextSpec(language.context, language.slots, self._settings.node.memory_limit)
+        own = {"ledger": str(self._settings.home / ledger.FILE)}  # of far ends; other engines do not look at it
+        return TextSpec(language.context, language.slots, self._settings.node.memory_limit, own)
 
     def stored(self) -> list[ModelName]:
         return [ModelName(manifest.name) for manifest in self.store.list()]

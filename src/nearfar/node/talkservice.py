@@ -52,6 +52,10 @@ class Talk:
         self.meter = Meter(spec, 0.0)
         self.meter.workers = self._loaded.slots
         self.meter.text = self._text = TextMeter(self._loaded.context)
+        if self._loaded.far:
+            self.meter.price = self._loaded.expected_cost
+            self.profile_ms = self._loaded.expected_ms()
+            return
         self.profile_ms = self._try(Operation.EMBED if embedding else Operation.COMPLETE)
 
     def _try(self, operation: Operation) -> float:

@@ -26,6 +26,7 @@ BUILT_IN: Mapping[str, str] = {
     "litert": "nearfar.runtimes.litert:LiteRtRuntime",
     "openvino": "nearfar.runtimes.openvino:OpenVinoRuntime",
     "llamacpp": "nearfar.runtimes.llamacpp:LlamaCppRuntime",
+    "remote": "nearfar.runtimes.remote.runtime:RemoteRuntime",
     "fake": "nearfar.runtimes.fake:FakeRuntime",
 }
 """In the order in which they are tried for a file that several of them load."""

@@ -63,6 +63,17 @@ class LoadedText(ABC):
     slots: int
     context: int
     """Tokens of prompt and answer together that one conversation may have."""
+    far = False
+    """Somebody else does the work: each call costs money, so none is made to try it, and it ends by itself, however
+    long it takes."""
+
+    def expected_cost(self) -> float:
+        """Price of the next call, in the currency of the fleet; 0 on hardware of one's own."""
+        return 0.0
+
+    def expected_ms(self) -> float:
+        """Milliseconds of the next call, where none may be made to measure it."""
+        return 0.0
 
     @abstractmethod
     def run(

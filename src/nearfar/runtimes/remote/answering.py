@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import msgspec
-
 from nearfar.errors import InferenceError, Unreachable
 from nearfar.ledger import Counted, Outcome
+from nearfar.runtimes.remote.bill import Bill
 from nearfar.runtimes.remote.description import FarEnd
 from nearfar.runtimes.remote.failures import Failed
 from nearfar.runtimes.remote.incoming import Malformed, Piece, Told, Usage, complete, read_piece, rewritten, usage_of
@@ -38,28 +37,9 @@ class Teller(Protocol):
     """What must be known of who is asked."""
 
     name: str
-    far: FarEnd
+    description: FarEnd
 
     def without_key(self, text: str) -> str: ...
-
-
-class Bill(msgspec.Struct, frozen=True, kw_only=True):
-    """What the last piece says in its field `nearfar`."""
-
-    far: str
-    """The public name of the far end."""
-    model: str
-    """What the far end itself called the model."""
-    request: str
-    """Its rows in the ledger."""
-    attempts: int
-    tokens_in: int
-    tokens_out: int
-    counted: Counted
-    reason: str = ""
-    """Why the tokens are an estimate."""
-    cost: float
-    currency: str
 
 
 class Answering:
@@ -77,7 +57,7 @@ class Answering:
         self._asked = asked
         self._teller = teller
         self._name = teller.name
-        self._host = teller.far.host
+        self._host = teller.description.host
         self._on_piece = on_piece
         self._pay = pay
         self._held: bytes | None = None

@@ -38,8 +38,9 @@ import msgspec
 from msgspec import Meta
 
 from nearfar.errors import ModelFileError, RuntimeUnavailable
+from nearfar.runtimes.modelfile import FAR_MARK
 
-FORMAT = "nearfar-far"
+FORMAT = FAR_MARK.decode()
 TYPICAL = (500, 250)
 """Tokens in and out of a call that nothing is known of, for its expected price."""
 _LONGEST_FILE = 1 << 16
