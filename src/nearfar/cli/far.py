@@ -146,7 +146,7 @@ def list_(context: typer.Context, json: Json = False, home: Home = None, config:
             "model": lambda r: escape(r["model"]),
             "at": lambda r: escape(r["base_url"]),
             "per million in / out": lambda r: f"{r['price_in']:g} / {r['price_out']:g} {r['currency']}",
-            "key": lambda r: "[green]there[/]" if r["key_there"] else f"[yellow]{escape(r['key_state'])}[/]",
+            "key": lambda r: "[green]there[/]" if r["key_there"] else f"[yellow]no {escape(_place(r))}[/]",
             "today": lambda r: _money(r["spent_today"], r["currency"]),
         },
         spare=("at",),
@@ -193,10 +193,9 @@ def test(
     if json:
         print_json(answer)
         return
-    console().print(
-        f"[bold]{name}[/] answered {escape(repr(answer['text']))} in {answer['ms']:.0f} ms: {answer['tokens_in']} tokens "
-        f"in, {answer['tokens_out']} out ({answer['counted']}), {_money(answer['cost'], answer['currency'])}."
-    )
+    counts = f"{answer['tokens_in']} tokens in, {answer['tokens_out']} out ({answer['counted']})"
+    said, cost = escape(repr(answer["text"])), _money(answer["cost"], answer["currency"])
+    console().print(f"[bold]{name}[/] answered {said} in {answer['ms']:.0f} ms: {counts}, {cost}.")
 
 
 @app.command()
@@ -222,9 +221,7 @@ def ledger(
         print_json({"totals": totals, "attempts": attempts})
         return
     if not totals:
-        console().print(
-            "Nothing was sent to a far end" + (" then, or there." if day or name else " from this machine.")
-        )
+        console().print(f"Nothing was sent to a far end{' then, or there' if day or name else ''}.")
         return
     show(
         totals,
@@ -237,7 +234,7 @@ def ledger(
             "failed": lambda r: str(r["failed"]),
             "tokens in / out": lambda r: f"{r['tokens_in']} / {r['tokens_out']}",
             "cost": lambda r: _money(r["cost"], r["currency"]),
-            "perhaps also": lambda r: _perhaps(r),
+            "perhaps also": _perhaps,
         },
         spare=("tokens in / out",),
     )
@@ -287,7 +284,8 @@ def _ask(home: Path, file: Path, name: str) -> dict[str, Any]:
         loaded.close()
     answer, bill = msgspec.json.decode(pieces[0]), bill_in(pieces[0])
     text = (answer["choices"][0].get("message") or {}).get("content") or ""
-    return {"far": name, "text": text, "ms": (time.monotonic() - start) * 1000} | msgspec.to_builtins(bill)
+    told: dict[str, Any] = msgspec.to_builtins(bill)
+    return {**told, "far": name, "text": text, "ms": (time.monotonic() - start) * 1000}
 
 
 def _described(raw: dict[str, Any]) -> FarEnd:
@@ -338,6 +336,11 @@ def _key_state(far: FarEnd) -> tuple[bool, str]:
     except RuntimeUnavailable as error:
         return False, str(error)
     return True, ""
+
+
+def _place(row: dict[str, Any]) -> str:
+    """Where the key of a far end should be, in a word."""
+    return str(row["key_env"] or row["key_file"])
 
 
 def _today() -> str:

@@ -108,7 +108,7 @@ def model_names(store: Store, wanted: list[str]) -> list[str]:
 
 
 def with_far_ends(store: Store, names: list[str]) -> list[str]:
-    """These models, and every far end of this machine whose key is at hand; of the others it is said what is missing."""
+    """These models, and every far end of this machine whose key is at hand; for the others, prints what is missing."""
     from nearfar.language.far import servable
 
     far = servable(store)

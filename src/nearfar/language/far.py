@@ -1,4 +1,4 @@
-"""The far ends of one machine: each is a model in the store whose only file describes it, and is served like any other."""
+"""The far ends of one machine: each is a model in the store whose only file describes it, served like any other."""
 
 from __future__ import annotations
 
