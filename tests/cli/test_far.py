@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nearfar.runtimes.remote.description import FarEnd, to_toml
 from tests.cli.commands import nearfar
 from tests.far.calls import KEY
 from tests.far.misbehaving import Act, FarServer, Kind
@@ -75,6 +76,13 @@ def test_what_cannot_be_done_is_said_with_what_to_type(home: Path, words: list[s
     assert said.code == code, said.err
     assert said.err.startswith("nearfar: ") and told in said.sentence and not said.out
     assert not (home / "models" / "manifests").exists()
+
+
+def test_a_description_is_no_model_file(home: Path) -> None:
+    far = FarEnd(base_url="https://x/v1", model="m", price_in=1, price_out=1)
+    (home.parent / "large.toml").write_text(to_toml(far))
+    said = nearfar("models", "add", "large.toml", home=home)
+    assert said.code == 2 and "nearfar far add" in said.sentence
 
 
 def test_a_name_that_is_almost_right_is_answered_with_the_right_one(home: Path) -> None:

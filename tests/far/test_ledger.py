@@ -37,7 +37,7 @@ def test_a_row_is_open_until_it_is_completed_once(tmp_path: Path) -> None:
     assert ledger.rows() == [] and ledger.totals() == [] and not ledger.path.exists(), "reading makes nothing"
     number = ledger.begin(ATTEMPT)
     [row] = ledger.rows()
-    assert (row.outcome, row.cost, row.why) == (Outcome.OPEN, pytest.approx(100 * 2.0 / 1e6), "told")
+    assert (row.outcome, row.why) == (Outcome.OPEN, "told") and row.cost == pytest.approx(100 * 2.0 / 1e6)
     assert ledger.end(number, ATTEMPT, OK) == pytest.approx((90 * 2 + 50 * 10) / 1e6)
     ledger.end(number, ATTEMPT, End(outcome=Outcome.NOT_BILLED))
     assert [row.outcome for row in ledger.rows()] == [Outcome.OK]
@@ -77,7 +77,7 @@ def test_the_expected_price_is_that_of_the_last_answers(tmp_path: Path) -> None:
     assert ledger.means("large", 0.5, 7.0) == (0.5, 7.0)
     for outcome in (Outcome.OK, Outcome.NOT_BILLED, Outcome.CUT):
         ledger.end(ledger.begin(ATTEMPT), ATTEMPT, msgspec.structs.replace(OK, outcome=outcome))
-    assert ledger.means("large", 0.5, 7.0) == (pytest.approx(680e-6), 20.0)
+    assert ledger.means("large", 0.5, 7.0) == pytest.approx((680e-6, 20.0))
     ledger.close()
 
 

@@ -134,7 +134,7 @@ def test_loading_sends_nothing_and_needs_the_key_and_a_ledger(tmp_path: Path, mo
     with pytest.raises(RuntimeUnavailable, match="no ledger"):
         engine.load_text(file, TextOptions("large"))
     loaded = engine.load_text(file, TextOptions("large", settings=settings))
-    assert (loaded.slots, loaded.expected_cost()) == (16, pytest.approx((500 * 2.5 + 250 * 10) / 1e6))
+    assert loaded.slots == 16 and loaded.expected_cost() == pytest.approx((500 * 2.5 + 250 * 10) / 1e6)
     loaded.close()
     loaded.close()
     assert not (tmp_path / "ledger").exists()
@@ -162,7 +162,8 @@ def test_events_are_the_same_wherever_chunks_end(
     # "\r" before an empty line that ends with "\n" is one line end, not two: such a text means something else.
     wanted = list(Events().feed(whole))
     places = sorted({min(cut, len(whole)) for cut in cuts})
-    events, found = Events(), []
+    events = Events()
+    found: list[bytes] = []
     for start, end in zip([0, *places], [*places, len(whole)], strict=True):
         found += events.feed(whole[start:end])
     assert found == wanted

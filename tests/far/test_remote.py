@@ -25,6 +25,7 @@ from nearfar.types.request import Privacy
 from nearfar.types.wire import Operation
 from tests.far.calls import ANY, KEY, Far
 from tests.far.misbehaving import Act, FarServer, Kind
+from tests.waiting import until_now
 
 ALL = "one two three four"
 SHAPES = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
@@ -337,8 +338,7 @@ def test_closing_ends_the_wait_for_a_retry(server: FarServer, far: Far) -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while not far.ledger.rows() or far.ledger.rows()[0].outcome is Outcome.OPEN:
-        pass
+    until_now(lambda: outcomes(far) == ["not-billed"], "the first attempt has failed")
     far.text.close()
     thread.join(10)
     assert not thread.is_alive() and "closing" in str(failed[0])

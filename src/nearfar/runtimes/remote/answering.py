@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nearfar.errors import InferenceError, Unreachable
 from nearfar.ledger import Counted, Outcome
@@ -19,8 +19,10 @@ from nearfar.runtimes.remote.failures import Failed
 from nearfar.runtimes.remote.incoming import Malformed, Piece, Told, Usage, complete, read_piece, rewritten, usage_of
 from nearfar.runtimes.remote.outgoing import Outgoing
 from nearfar.runtimes.remote.sse import Events, TooLong
-from nearfar.runtimes.remote.transport import Allowance, Response
 from nearfar.types.wire import Operation
+
+if TYPE_CHECKING:
+    from nearfar.runtimes.remote.transport import Allowance, Response
 
 LONGEST_S = 1800.0
 """Seconds that a stream may go on after its first piece."""
