@@ -20,7 +20,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(nearfar.__path__, "nearfa
 HEAVY = {
     "numpy", "onnxruntime", "ai_edge_litert", "tensorflow", "openvino", "torch", "onnx", "cv2", "av", "zenoh",
     "fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "psutil", "huggingface_hub", "rich", "httpx",
-    "uvloop", "scipy", "matplotlib",
+    "httpcore", "uvloop", "scipy", "matplotlib",
 }  # fmt: skip
 """Libraries that cost tens of milliseconds or more, or that start threads, when they are imported."""
 
@@ -34,6 +34,7 @@ PURPOSE = {
     "nearfar.mesh.zenoh": {"zenoh"},
     "nearfar.gateway": {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
     "nearfar.vision.sources": {"av"},
+    "nearfar.runtimes.remote.transport": {"httpcore"},
 }
 """Modules and rooms that are an adapter of heavy libraries, and what their import may therefore load."""
 

@@ -232,11 +232,14 @@ class Ledger:
         `LedgerError`."""
         return sum(total.cost + total.cost_maybe for total in self.totals(day) if total.currency == currency)
 
-    def mean_cost(self, far_end: str, start: float) -> float:
-        """Mean cost of the last `RECENT` answers of a far end; `start` while there is none. Raises `LedgerError`."""
-        asked = "SELECT cost FROM attempts WHERE far_end = ? AND outcome = 'ok' ORDER BY id DESC LIMIT ?"
-        costs = [float(row["cost"]) for row in self._read(asked, (far_end, RECENT))]
-        return sum(costs) / len(costs) if costs else start
+    def means(self, far_end: str, cost: float, milliseconds: float) -> tuple[float, float]:
+        """Mean cost and time in milliseconds of the last `RECENT` answers of a far end; what was given while there is
+        none. Raises `LedgerError`."""
+        asked = "SELECT cost, milliseconds FROM attempts WHERE far_end = ? AND outcome = 'ok' ORDER BY id DESC LIMIT ?"
+        rows = self._read(asked, (far_end, RECENT))
+        if not rows:
+            return cost, milliseconds
+        return tuple(sum(float(row[name]) for row in rows) / len(rows) for name in ("cost", "milliseconds"))  # type: ignore[return-value]
 
     def close(self) -> None:
         with self._lock:

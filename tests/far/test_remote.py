@@ -25,6 +25,7 @@ from nearfar.types.request import Privacy
 from nearfar.types.wire import Operation
 from tests.far.calls import ANY, KEY, Far
 from tests.far.misbehaving import Act, FarServer, Kind
+from tests.waiting import until_now
 
 ALL = "one two three four"
 SHAPES = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
@@ -73,7 +74,7 @@ def test_a_call_is_answered_and_billed(server: FarServer, far: Far, stream: bool
 
 
 def test_the_body_goes_as_it_is_but_for_the_model_and_what_is_ours(server: FarServer, far: Far) -> None:
-    extra: dict[str, Any] = {"temperature": 0.25, "seed": 123456789012345678901234567890, "tools": [{"type": "function"}], "x": None}
+    extra: dict[str, Any] = {"temperature": 0.25, "seed": 10**30, "tools": [{"type": "function"}], "x": None}
     far.ask(False, **extra, nearfar={"route": "auto"}, nearfar_route=1, private=False)
     sent = server.requests[0].json
     assert sent["model"] == "large-1"
@@ -337,8 +338,7 @@ def test_closing_ends_the_wait_for_a_retry(server: FarServer, far: Far) -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while not far.ledger.rows() or far.ledger.rows()[0].outcome is Outcome.OPEN:
-        pass
+    until_now(lambda: outcomes(far) == ["not-billed"], "the first attempt has failed")
     far.text.close()
     thread.join(10)
     assert not thread.is_alive() and "closing" in str(failed[0])

@@ -96,7 +96,11 @@ class Look:
         """Why the last file has no answer; "" when it has one."""
 
     def __call__(self, file: Path) -> Any:
-        """The file's runtime, inputs and outputs; of a language model what the file says of it."""
+        """The file's runtime, inputs and outputs; of a language model what the file says of it.
+
+        Raises `InputError` for a file that is added in another way.
+        """
+        from nearfar.errors import InputError
         from nearfar.models.blobs import sha256_of
         from nearfar.runtimes.inspect import learn_isolated
 
@@ -104,6 +108,8 @@ class Look:
         self.unanswered = learned.reason
         if learned.answer:
             self._answers[sha256_of(file)] = learned.answer
+        if seen.runtime == "remote":
+            raise InputError(f"{file.name} describes a far end.", "Add it with `nearfar far add`.")
         if seen.text is not None:
             return seen.runtime, seen.text, ()
         return seen.runtime, seen.inputs, seen.outputs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearfar.cli.common import Config, Fleet, Home, Join, console, fleet_flags, in_loop, settings
+from nearfar.cli.common import Config, Fleet, Home, Join, console, escape, fleet_flags, in_loop, settings
 
 if TYPE_CHECKING:
     from nearfar.gateway.server import Gateway
@@ -107,6 +107,17 @@ def model_names(store: Store, wanted: list[str]) -> list[str]:
     return names
 
 
+def with_far_ends(store: Store, names: list[str]) -> list[str]:
+    """These models, and every far end of this machine whose key is at hand; for the others, prints what is missing."""
+    from nearfar.language.far import servable
+
+    far = servable(store)
+    for name, why in far.refused.items():
+        if name not in names:
+            console(error=True).print(f"[yellow]The far end {name} is not served[/]: {escape(why)}")
+    return [*names, *(name for name in far.names if name not in names)]
+
+
 async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = False) -> None:
     """Until cancelled. The gateway's port is taken first: a port that is busy must not start anything else."""
     import asyncio
@@ -130,7 +141,8 @@ async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = Fal
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task.cancelling() or task.cancel())
     policy = placement_policy(settings)
-    names = model_names(Store(settings.home / "models"), wanted or list(settings.node.models))
+    store = Store(settings.home / "models")
+    names = with_far_ends(store, model_names(store, wanted or list(settings.node.models)))
     node = node_id(settings.home, settings.node.id)
     claim = Claim(settings.home, node)
     gateway: Gateway | None = None

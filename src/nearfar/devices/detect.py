@@ -38,9 +38,12 @@ def detect(units: Iterable[ComputeUnit] = (), root: Path = Path("/"), idle: Iter
 
 
 def _once(units: Iterable[ComputeUnit]) -> tuple[ComputeUnit, ...]:
-    """Each unit once: several runtimes use the same CPU. The first reason stays, and accelerators come first."""
+    """Each unit of this machine once: several runtimes use the same CPU. The first reason stays, and accelerators come
+    first."""
     kept: dict[tuple[str, str], ComputeUnit] = {}
     for unit in units:
+        if unit.kind == "far":
+            continue
         kept.setdefault((unit.kind.value, unit.name), unit)
     return tuple(sorted(kept.values(), key=lambda unit: unit.kind == "cpu"))
 

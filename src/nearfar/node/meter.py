@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -57,6 +58,8 @@ class Meter:
         self.text: TextMeter | None = None
         """Of a language service."""
         self.workers = spec.workers
+        self.price: Callable[[], float] = lambda: spec.cost
+        """What the next request is expected to cost."""
 
     @property
     def model(self) -> str:
@@ -148,7 +151,7 @@ class Meter:
             profile_ms=self.profile_ms,
             stages=stages,
             memory=resident_memory(),
-            cost=spec.cost,
+            cost=self.price(),
             error_rate=self.error_rate(time.monotonic()),
             self_test=msgspec.structs.replace(self._self_test, age=Seconds(time.monotonic() - self._tested)),
             text=self.text.report() if self.text is not None else None,

@@ -186,7 +186,10 @@ class TextPool:
         refuse(call, error, self._variant, self._meter.queued)
 
     def longest(self, now: float) -> float:
-        """Seconds since the engine last said something of a call it works on; 0 when it works on none."""
+        """Seconds since the engine last said something of a call it works on; 0 when it works on none, or when that is
+        not for us to judge: a far end may be slow, and its engine gives it up by itself."""
+        if not self._loaded.free:
+            return 0.0
         return max((now - since for since in tuple(self._since.values())), default=0.0)
 
     def close(self, patience: float = 5.0) -> None:

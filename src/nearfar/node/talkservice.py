@@ -54,8 +54,9 @@ class Talk:
         self.meter.workers = self._loaded.slots
         self.meter.text = self._text = TextMeter(self._loaded.context)
         self._question: TextQuestion | None = None
-        self.profile_ms = 0.0
-        if not self._loaded.free:  # not even once: somebody would pay for it
+        if not self._loaded.free:  # not even tried once: somebody would pay for it
+            self.meter.price = self._loaded.expected_cost
+            self.profile_ms = self._loaded.expected_ms()
             return
         if spec.self_test_every > 0:
             self._question = TextQuestion(self._loaded, embedding, spec.model, spec.self_tests_failed)

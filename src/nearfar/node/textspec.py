@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nearfar import ledger
 from nearfar.errors import SettingsError
 from nearfar.node.spec import TextSpec
 from nearfar.settings import Settings
@@ -22,7 +23,11 @@ def text_spec(settings: Settings, model: str) -> TextSpec:
         if not slash or of == model:
             loras[short] = file
     drafts = dict(_named("drafts", entry) for entry in language.drafts)
-    told = {"prompt_cache": str(language.prompt_cache), "draft_tokens": str(language.draft_tokens)}
+    told = {
+        "prompt_cache": str(language.prompt_cache),
+        "draft_tokens": str(language.draft_tokens),
+        "ledger": str(settings.home / ledger.FILE),  # of far ends; other engines do not look at it
+    }
     if loras:
         told["loras"] = "\n".join(f"{name}={file}" for name, file in loras.items())
     if model in drafts:

@@ -10,11 +10,13 @@ TFLITE_IDENTIFIER = b"TFL3"
 """File identifier at bytes 4 to 8 of a TensorFlow Lite flatbuffer (schema.fbs, `file_identifier`)."""
 GGUF_MAGIC = b"GGUF"
 """First bytes of a GGUF file (its specification, "File structure")."""
+FAR_MARK = b"nearfar-far"
+"""In a file that describes a far end: the value of its `format`."""
 _HEAD = 4096
 
 
 def format_of(path: Path) -> str:
-    """`tflite`, `openvino` (IR), `gguf`, `fake`, `fake-text` or `onnx`, from the content.
+    """`tflite`, `openvino` (IR), `gguf`, `far`, `fake`, `fake-text` or `onnx`, from the content.
 
     ONNX is protobuf without a magic number, so `onnx` means "none of the others, and starts like a protobuf message".
     Raises `ModelFileError` when the file is absent, unreadable, empty or of none of these.
@@ -27,6 +29,8 @@ def format_of(path: Path) -> str:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith((b"<?xml", b"<net")):
         return "openvino"
+    if FAR_MARK in head and b"\0" not in head:
+        return "far"
     if b"nearfar-fake" in head and b"\0" not in head:
         return "fake-text" if b"nearfar-fake-text" in head else "fake"
     # ModelProto: a field number of 1 to 25 with wire type varint or length (onnx.proto); a text file may look so too.

@@ -26,6 +26,7 @@ BUILT_IN: Mapping[str, str] = {
     "litert": "nearfar.runtimes.litert:LiteRtRuntime",
     "openvino": "nearfar.runtimes.openvino:OpenVinoRuntime",
     "llamacpp": "nearfar.runtimes.llamacpp:LlamaCppRuntime",
+    "remote": "nearfar.runtimes.remote.runtime:RemoteRuntime",
     "fake": "nearfar.runtimes.fake:FakeRuntime",
     "faketext": "nearfar.runtimes.faketext:FakeTextRuntime",
 }

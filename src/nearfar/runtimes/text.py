@@ -65,7 +65,16 @@ class LoadedText(ABC):
     context: int
     """Tokens of prompt and answer together that one conversation may have."""
     free: bool = True
-    """Whether a call costs nothing: then the service asks itself a question now and then, to see that it is sound."""
+    """Whether a call costs nothing, as the work is done here: then the service asks itself a question now and then. Of
+    what somebody else does for money none is made to try it, and it ends by itself, however long it takes."""
+
+    def expected_cost(self) -> float:
+        """Price of the next call, in the currency of the fleet; 0 on hardware of one's own."""
+        return 0.0
+
+    def expected_ms(self) -> float:
+        """Milliseconds of the next call, where none may be made to measure it."""
+        return 0.0
 
     @abstractmethod
     def run(

@@ -31,6 +31,8 @@ class UnitKind(StrEnum):
     VPU = "vpu"
     NPU = "npu"
     MCU = "mcu"
+    FAR = "far"
+    """Somebody else's machine; no part of this one."""
 
 
 class ComputeUnit(msgspec.Struct, frozen=True):

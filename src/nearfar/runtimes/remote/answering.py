@@ -9,19 +9,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nearfar.errors import InferenceError, Unreachable
 from nearfar.ledger import Counted, Outcome
+from nearfar.runtimes.remote.bill import Bill
 from nearfar.runtimes.remote.description import FarEnd
 from nearfar.runtimes.remote.failures import Failed
 from nearfar.runtimes.remote.incoming import Malformed, Piece, Told, Usage, complete, read_piece, rewritten, usage_of
 from nearfar.runtimes.remote.outgoing import Outgoing
 from nearfar.runtimes.remote.sse import Events, TooLong
-from nearfar.runtimes.remote.transport import Allowance, Response
 from nearfar.types.wire import Operation
+
+if TYPE_CHECKING:
+    from nearfar.runtimes.remote.transport import Allowance, Response
 
 LONGEST_S = 1800.0
 """Seconds that a stream may go on after its first piece."""
@@ -38,28 +39,9 @@ class Teller(Protocol):
     """What must be known of who is asked."""
 
     name: str
-    far: FarEnd
+    description: FarEnd
 
     def without_key(self, text: str) -> str: ...
-
-
-class Bill(msgspec.Struct, frozen=True, kw_only=True):
-    """What the last piece says in its field `nearfar`."""
-
-    far: str
-    """The public name of the far end."""
-    model: str
-    """What the far end itself called the model."""
-    request: str
-    """Its rows in the ledger."""
-    attempts: int
-    tokens_in: int
-    tokens_out: int
-    counted: Counted
-    reason: str = ""
-    """Why the tokens are an estimate."""
-    cost: float
-    currency: str
 
 
 class Answering:
@@ -77,7 +59,7 @@ class Answering:
         self._asked = asked
         self._teller = teller
         self._name = teller.name
-        self._host = teller.far.host
+        self._host = teller.description.host
         self._on_piece = on_piece
         self._pay = pay
         self._held: bytes | None = None

@@ -38,8 +38,9 @@ import msgspec
 from msgspec import Meta
 
 from nearfar.errors import ModelFileError, RuntimeUnavailable
+from nearfar.runtimes.modelfile import FAR_MARK
 
-FORMAT = "nearfar-far"
+FORMAT = FAR_MARK.decode()
 TYPICAL = (500, 250)
 """Tokens in and out of a call that nothing is known of, for its expected price."""
 _LONGEST_FILE = 1 << 16
@@ -100,6 +101,8 @@ def check(far: FarEnd) -> FarEnd:
     """Raises `ModelFileError` for an address that will not do, naming the field and what to write."""
     if far.format != FORMAT:
         raise ModelFileError(f"format is {far.format!r}.", f"Write format = {FORMAT!r}.")
+    if not far.model.isprintable():
+        raise ModelFileError(f"model is {far.model!r}.", "Write the name that the far end gives it.")
     url = _split("base_url", far.base_url)
     if url.scheme == "http" and not far.insecure and not loopback(url.hostname or ""):
         raise ModelFileError(
@@ -158,9 +161,13 @@ def to_toml(far: FarEnd) -> str:
 
     plain = {"format": FORMAT} | msgspec.to_builtins(far)
     headers = plain.pop("headers", {})
-    lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
+
+    def text(value: object) -> str:  # JSON's escapes are TOML's, but for those of pairs, and DEL is no printable text
+        return json.dumps(value, ensure_ascii=False)
+
+    lines = [f"{key} = {text(value)}" for key, value in plain.items()]
     if headers:
-        lines += ["", "[headers]", *(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in headers.items())]
+        lines += ["", "[headers]", *(f"{text(key)} = {text(value)}" for key, value in headers.items())]
     return "\n".join(lines) + "\n"
 
 

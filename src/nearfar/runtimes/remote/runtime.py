@@ -27,6 +27,7 @@ from nearfar.errors import (
 )
 from nearfar.ledger import Attempt, Counted, End, Ledger, Outcome
 from nearfar.runtimes.engine import installed, load_engine
+from nearfar.runtimes.remote.bill import Bill
 from nearfar.runtimes.remote.description import FarEnd, Key, read, read_key
 from nearfar.runtimes.remote.failures import Failed, of_status, wait_before
 from nearfar.runtimes.remote.incoming import Usage, error_of
@@ -37,7 +38,7 @@ from nearfar.types.telemetry import ComputeUnit, UnitKind
 from nearfar.types.wire import Operation, TextContext
 
 if TYPE_CHECKING:
-    from nearfar.runtimes.remote.answering import Answering, Bill
+    from nearfar.runtimes.remote.answering import Answering
     from nearfar.runtimes.remote.transport import Response, Transport
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 LEDGER = "ledger"
 """Name of the setting in `TextOptions.settings` that says where the ledger is."""
 INSTALL = "pip install 'httpcore>=1,<2'"
+TYPICAL_MS = 1500.0
+"""Milliseconds of a call to a far end of which nothing is known: an assumption, until its first answer."""
 ERROR_BYTES, ERROR_S = 65536, 5.0
 """Of an error's body so much is read, for so many seconds: its status says the most."""
 
@@ -61,7 +64,7 @@ class RemoteRuntime(TextRuntime):
     def units(self) -> tuple[ComputeUnit, ...]:
         if self.available():
             return ()
-        return (ComputeUnit(UnitKind.CPU, "far", "the work is done by the far end; here is only the call"),)
+        return (ComputeUnit(UnitKind.FAR, "far", "the work is done by the far end; here is only the call"),)
 
     def facts(self, path: Path) -> TextFacts:
         """What the description says. Raises `ModelFileError`."""
@@ -86,12 +89,14 @@ class RemoteRuntime(TextRuntime):
 class RemoteText(LoadedText):
     """A far end that may be called. Safe for several threads."""
 
+    free = False
+
     def __init__(
         self, far: FarEnd, key: Key | None, name: str, ledger: Ledger, chance: random.Random | None = None
     ) -> None:
         from nearfar.runtimes.remote.transport import Transport
 
-        self.far = far
+        self.description = far
         self.name = name
         self.slots = far.slots
         self.context = far.context
@@ -100,11 +105,25 @@ class RemoteText(LoadedText):
         self._transport: Transport = Transport(far, key)
         self._chance = chance or random.Random()  # noqa: S311 - spreads retries, keeps no secret
         self._closing = threading.Event()
+        self._expected: tuple[float, float] | None = None
 
-    def expected_price(self) -> float:
-        """Of the next call: the mean of the last answers; before the first that of 500 tokens in and 250 out. Raises
-        `LedgerError`."""
-        return self._ledger.mean_cost(self.name, self.far.expected_price())
+    def expected_cost(self) -> float:
+        """The mean of the last answers; before the first the price of 500 tokens in and 250 out."""
+        return self._means()[0]
+
+    def expected_ms(self) -> float:
+        """The mean of the last answers; before the first `TYPICAL_MS`."""
+        return self._means()[1]
+
+    def _means(self) -> tuple[float, float]:
+        if self._expected is None:  # what was paid since the last look changes them
+            start = (self.description.expected_price(), TYPICAL_MS)
+            try:
+                self._expected = self._ledger.means(self.name, *start)
+            except LedgerError as error:
+                log.warning("what %s costs is taken from its price list: %s", self.name, error)
+                self._expected = start
+        return self._expected
 
     def run(
         self, operation: Operation, body: bytes, on_piece: OnPiece, context: TextContext, budget_ms: float = 0.0
@@ -116,7 +135,7 @@ class RemoteText(LoadedText):
                 f"The call's privacy is {context.privacy.value}, and {self.name} is a far end.",
                 "Ask a model of the fleet, or allow it with privacy any.",
             )
-        asked = outgoing(operation, body, self.far)
+        asked = outgoing(operation, body, self.description)
         call = Call(self, operation, asked, on_piece, context, budget_ms)
         while (wait := call.attempt()) is not None:
             if self._closing.wait(wait):
@@ -142,6 +161,10 @@ class RemoteText(LoadedText):
     @property
     def chance(self) -> random.Random:
         return self._chance
+
+    def paid(self) -> None:
+        """Another row was completed."""
+        self._expected = None
 
     def without_key(self, text: str) -> str:
         """A far end's words without the key, which some repeat."""
@@ -198,7 +221,7 @@ class Call:
     def _exchange(self, answering: Answering) -> None:
         from nearfar.runtimes.remote.transport import Allowance
 
-        far = self._text.far
+        far = self._text.description
         limit = self._began + 10 * far.timeout_s
         allowance = Allowance(far.timeout_s, limit if self._end is None else self._end)
         asked = self._asked
@@ -220,7 +243,7 @@ class Call:
             code, message = error_of(told.get("error") or told if isinstance(told, dict) else None)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             code, message = "", ""  # a page, or nothing
-        far = self._text.far
+        far = self._text.description
         place = f"the variable {far.key_env}" if far.key_env else (f"the file {far.key_file}" if far.key_file else "")
         return of_status(
             response.status,
@@ -234,7 +257,7 @@ class Call:
 
     def _next(self, failed: Failed) -> float:
         left = self._end - time.monotonic() if self._end is not None else None
-        wait, why = wait_before(self._attempts, failed, left, self._text.far.max_retries, self._text.chance)
+        wait, why = wait_before(self._attempts, failed, left, self._text.description.max_retries, self._text.chance)
         if wait is None:
             error = failed.error
             if self._attempts > 1 or failed.again:
@@ -250,7 +273,7 @@ class Call:
         """Raises `DeadlineExceeded`, `LedgerError`: then nothing is sent."""
         if self._end is not None and time.monotonic() >= self._end:
             raise DeadlineExceeded(f"No time was left to ask {self._text.name}.", "Allow more time.")
-        far, context = self._text.far, self._context
+        far, context = self._text.description, self._context
         self._entry = Attempt(
             far_end=self._text.name,
             model=far.model,
@@ -270,12 +293,10 @@ class Call:
         self._began = time.monotonic()
 
     def _pay(self, usage: Usage, theirs: str) -> Bill:
-        from nearfar.runtimes.remote.answering import Bill
-
         cost = self._close(Outcome.OK, usage, 200, usage.reason)
         return Bill(
             far=self._text.name,
-            model=theirs or self._text.far.model,
+            model=theirs or self._text.description.model,
             request=self._request,
             attempts=self._attempts,
             tokens_in=usage.tokens_in,
@@ -283,7 +304,7 @@ class Call:
             counted=usage.counted,
             reason=usage.reason,
             cost=cost,
-            currency=self._text.far.currency,
+            currency=self._text.description.currency,
         )
 
     def _close_failed(self, failed: Failed, answering: Answering) -> None:
@@ -305,6 +326,7 @@ class Call:
             milliseconds=(time.monotonic() - self._began) * 1000,
             failure=words,
         )
+        self._text.paid()
         try:
             return self._text.ledger.end(self._row, self._entry, end)
         except LedgerError as error:
