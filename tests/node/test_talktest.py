@@ -20,14 +20,8 @@ EVERY = 0.01
 
 def answer(*tokens: tuple[str, float], top: dict[str, float] | None = None) -> Any:
     """An answer of tokens, each with what else could have come."""
-    content = [
-        {
-            "token": token,
-            "logprob": logprob,
-            "top_logprobs": [{"token": t, "logprob": p} for t, p in (top or {}).items()],
-        }
-        for token, logprob in tokens
-    ]
+    others = [{"token": token, "logprob": logprob} for token, logprob in (top or {}).items()]
+    content = [{"token": token, "logprob": logprob, "top_logprobs": others} for token, logprob in tokens]
     text = "".join(token for token, _ in tokens)
     return _answer.decode(json.dumps({"choices": [{"text": text, "logprobs": {"content": content}}]}).encode())
 

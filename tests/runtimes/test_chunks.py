@@ -27,10 +27,8 @@ def test_texts_of_several_choices_do_not_mix() -> None:
     answer = whole(delta(0, role="assistant", content=None), delta(1, content="x"), delta(0, content="a"),
                    delta(0, content="b"), delta(1, "stop"), delta(0, "length"),
                    {"id": "a", "choices": [], "usage": {"completion_tokens": 3}})  # fmt: skip
-    assert [(c["message"]["content"], c["finish_reason"]) for c in answer["choices"]] == [
-        ("ab", "length"),
-        ("x", "stop"),
-    ]
+    told = [(choice["message"]["content"], choice["finish_reason"]) for choice in answer["choices"]]
+    assert told == [("ab", "length"), ("x", "stop")]
     assert answer["usage"] == {"completion_tokens": 3}
     assert answer["object"] == "chat.completion"
 
