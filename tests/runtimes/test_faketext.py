@@ -27,7 +27,7 @@ def load(folder: Path, slots: int = 2, **fields: Any) -> LoadedFakeText:
 def ask(loaded: LoadedFakeText, operation: Operation = Operation.CHAT, **body: Any) -> list[dict[str, Any]]:
     pieces: list[bytes] = []
     loaded.run(operation, json.dumps(body).encode(), lambda p: pieces.append(p) or False, TextContext())  # type: ignore[func-returns-value]
-    return [json.loads(piece) for piece in pieces]
+    return [json.loads(piece) for piece in pieces if piece]
 
 
 def user(text: str) -> list[dict[str, str]]:

@@ -46,7 +46,7 @@ METRICS: Mapping[str, str] = {
     "nearfar_service_refused": "Requests that the service refused since it started.",
     "nearfar_service_memory_bytes": "Resident memory of the service process.",
     "nearfar_service_stage_seconds": "Time in the service by stage since it started.",
-    "nearfar_text_first_token_seconds": "Recent mean time to the first token, without waiting; absent before the first.",
+    "nearfar_text_first_token_seconds": "Recent mean time to a first token, without waiting; absent before the first.",
     "nearfar_text_prefill_tokens_per_second": "Recent mean speed of reading prompts; absent before the first.",
     "nearfar_text_decode_tokens_per_second": "Recent mean speed of writing one answer; absent before the first.",
     "nearfar_text_tokens_in": "Tokens of all prompts since the service started.",
@@ -184,7 +184,8 @@ def _texts(snapshot: Snapshot) -> Iterable[Family]:
             decode.add_metric(key, text.decode_per_s)
         for name, counter in counters.items():
             counter.add_metric(key, getattr(text, name))
-    yield from (first, prefill, decode, slots, *counters.values())
+    yield from (first, prefill, decode, slots)
+    yield from counters.values()
 
 
 def _counter(name: str, *labels: str) -> CounterMetricFamily:

@@ -225,8 +225,8 @@ def expect(
 
     Wait: telemetry lags by up to half a second and already holds some of this client's own requests, so the backlog is
     the larger of the reported one (or the one the last answer carried, when newer) and what this client has under way
-    there; their sum would count these twice. With w workers, w - 1 of the backlog do not delay this request. The workers
-    of a language service are its slots; of a streamed answer what is expected is its first token.
+    there; their sum would count these twice. With w workers, w - 1 of the backlog do not delay this request.
+    The workers of a language service are its slots; of a streamed answer what is expected is its first token.
     """
     report = view.report
     service = report.service

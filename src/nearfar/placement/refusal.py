@@ -31,6 +31,7 @@ CODES: Mapping[str, str] = {
     "pinned": "the request names another node",
     "private": "the request's data may not travel there",
     "cost": "one request costs more there than the caller allows",
+    "slow": "the language service lately wrote fewer tokens a second than the caller asks for",
     "far": "a far end or paid service, asked only when nothing near keeps the promise (`degrade` has `far`)",
     "not-served": "the node runs no service for the model",
     "queue-full": "the service's queue is full",

@@ -260,7 +260,9 @@ class LoadedFakeText(LoadedText):
                     token = token._replace(text=" wrong")
                 produced.append(token)
                 piece = answer.chunk(number, token, tool)
-                if (asked.stream and on_piece(b"<html>" if fault == "garble" else piece)) or not self._open:
+                if not asked.stream:
+                    piece = b""
+                if on_piece(b"<html>" if piece and fault == "garble" else piece) or not self._open:
                     return
         if asked.stream:
             for piece in answer.closing(finished):

@@ -128,6 +128,7 @@ def _parameters(module: Any, path: Path, options: TextOptions, context: int) -> 
     parameters.verbosity = -1
     parameters.api_keys = [secrets.token_urlsafe(32)]
     parameters.embedding = options.embedding
+    parameters.endpoint_metrics = True
     return parameters
 
 
@@ -158,6 +159,8 @@ class _Loaded(LoadedText):
         try:
             with _KeptSignals():
                 self._server: Any = module.Server(parameters)
+                # Its loop answers this; one that is told to end before it has begun never ends.
+                self._server.handle_metrics()
         except (RuntimeError, ValueError) as error:
             raise ModelFileError(
                 f"{path.name} cannot be loaded: {one_line(error)}.",
