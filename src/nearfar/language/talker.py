@@ -13,6 +13,7 @@ from nearfar.client.talking import TextReply, TextRequest
 from nearfar.errors import InputError, UnknownModel
 from nearfar.language import carry
 from nearfar.language.call import AUTO, About, TextAnswer, TextCall, TextEvent
+from nearfar.language.conversations import Conversations
 from nearfar.placement.filters import FAR_RUNTIMES
 from nearfar.types.ids import ModelName, ServiceId, is_name
 from nearfar.types.request import Stages
@@ -36,11 +37,13 @@ class Talker:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self._conversations = Conversations()
 
     async def answer(self, call: TextCall) -> TextAnswer:
         """The whole answer of a call whose body does not ask for chunks."""
         start = time.monotonic()
         reply = await self.client.text.ask(self._request(call))
+        self._conversations.answered(call, reply.served_by)
         body = bytes(reply.body)
         return TextAnswer(body, self._about(call, reply, _usage(body), start))
 
@@ -56,6 +59,7 @@ class Talker:
                 if piece.last is None:
                     yield TextEvent(piece.lines)
                     continue
+                self._conversations.answered(call, piece.served_by)
                 for line in piece.lines.splitlines()[-2:]:
                     usage = _usage(line, usage)
                 reply = TextReply(b"", piece.served_by, piece.last.variant, piece.last.stages)
@@ -79,7 +83,8 @@ class Talker:
         if not is_name(model):
             raise InputError(f"{model[:80]!r} is no name of a model.", "See /v1/models for what there is.")
         context = TextContext(call.qos.privacy, call.view.stream, "", call.conversation, call.key, call.id)
-        return TextRequest(call.operation, ModelName(model), call.body, call.qos, context)
+        incumbent = self._conversations.incumbent(call)
+        return TextRequest(call.operation, ModelName(model), call.body, call.qos, context, incumbent=incumbent)
 
     def _about(self, call: TextCall, reply: TextReply, usage: _Usage, start: float) -> About:
         service: ServiceId = reply.served_by
