@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from nearfar.client.talking import Piece, Talking, TextRequest
 from nearfar.errors import MeshError, NoCandidate, StreamCut
-from nearfar.fleet.snapshot import Snapshot
+from nearfar.fleet.snapshot import ServiceView, Snapshot
 from nearfar.language import carry
 from nearfar.language.call import read_call
 from nearfar.runtimes.faketext import FakeTextRuntime, fake_text
 from nearfar.runtimes.text import LoadedText, TextOptions, TextRuntime
-from nearfar.types.ids import ModelName, ServiceId
+from nearfar.types.ids import ModelName, NodeId, ServiceId, VariantId
 from nearfar.types.request import Qos, Stages
+from nearfar.types.telemetry import ServiceReport, ServiceState
 from nearfar.types.wire import Operation, ReplyHead, TextContext
 from tests.realdata import need_data
 from tests.runtimes import tinygguf
@@ -31,20 +32,35 @@ LAST = ReplyHead("v", Stages())
 class Cutting:
     """The face of `Talking`: services `a/m`, `b/m`, ... in turn, each an engine that is cut after so many chunks."""
 
-    def __init__(self, engines: list[LoadedText], cuts: list[int]) -> None:
+    def __init__(self, engines: list[LoadedText], cuts: list[int], variants: dict[str, str]) -> None:
+        self._variants = variants
         self._engines = engines
         self._cuts = cuts
         self.asked: list[TextRequest] = []
 
     def snapshot(self) -> Snapshot:
-        return Snapshot("me")
+        views = {}
+        for node, variant in self._variants.items():
+            service = ServiceId(f"{node}/m")
+            given = (
+                service,
+                NodeId(node),
+                ModelName("m"),
+                VariantId(variant),
+                "llamacpp",
+                "cpu",
+                ServiceState.READY,
+                "",
+            )
+            views[service] = ServiceView(ServiceReport(*given))
+        return Snapshot("me", services=views)
 
     async def stream(self, call: TextRequest) -> AsyncIterator[Piece]:
         number = len(self.asked)
         self.asked.append(call)
         if number == len(self._engines):
             raise NoCandidate("Nobody is left.", "Start one.")
-        service = ServiceId(f"{'abcdefgh'[number]}/m")
+        service = call.incumbent or ServiceId(f"{'abcdefgh'[number]}/m")
         assert service not in call.excluded
         pieces: list[bytes] = []
         after = self._cuts[number] if number < len(self._cuts) else None
@@ -63,18 +79,23 @@ class Cutting:
 
 
 def answer(
-    engines: list[LoadedText], cuts: list[int], operation: Operation, body: dict[str, Any]
+    engines: list[LoadedText],
+    cuts: list[int],
+    operation: Operation,
+    body: dict[str, Any],
+    variants: dict[str, str] | None = None,
 ) -> tuple[str, list[dict[str, Any]], int]:
     """(text, chunks, moves)"""
     call = read_call(operation, json.dumps({"stream": True, **body}).encode(), Qos())
     request = TextRequest(operation, ModelName("m"), call.body)
-    talking = Cutting(engines, cuts)
+    talking = Cutting(engines, cuts, variants or {})
 
     async def collect() -> tuple[list[bytes], int]:
         lines: list[bytes] = []
         moves = 0
-        async for piece, moves in carry.stream(cast(Talking, talking), request, call.view):
+        async for piece, moved in carry.stream(cast(Talking, talking), request, call.view):
             lines += piece.lines.splitlines()
+            moves = moved
         return lines, moves
 
     lines, moves = asyncio.run(collect())
@@ -159,6 +180,20 @@ def test_a_service_that_writes_another_text_is_left_for_the_next(tmp_path: Path)
     assert (got, moves) == (whole, 2)
     with pytest.raises(StreamCut, match="writes another text"):
         answer([right, wrong], [5], Operation.CHAT, body)
+
+
+def test_one_with_the_same_variant_that_rounds_otherwise_continues_the_text(tmp_path: Path) -> None:
+    right, wrong = fake(tmp_path), fake(tmp_path, seed=9)
+    body = question(Operation.CHAT, "Hi", 12)
+    whole, chunks, _ = answer([right], [], Operation.CHAT, body)
+    begun = text(chunks[:5])
+    messages = [*body["messages"], {"role": "assistant", "content": begun}]
+    rest, _, _ = answer([wrong], [], Operation.CHAT, {**body, "messages": messages, "max_tokens": 12 - 4})
+    got, again, moves = answer([right, wrong, wrong], [5], Operation.CHAT, body, {"a": "q4", "b": "q4"})
+    assert (got, moves) == (begun + rest, 1)
+    assert got != whole and len(got.split()) == 12 and again[-1]["usage"]["completion_tokens"] == 12
+    with pytest.raises(StreamCut, match="writes another text"):
+        answer([right, wrong], [5], Operation.CHAT, body, {"a": "q4", "b": "q8"})
 
 
 def test_a_shorter_answer_of_another_service_is_no_end(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 Under greedy decoding another service writes the whole answer again, and what the caller has already is left out: text
 by text compared, so that not a letter is repeated, missing or spliced. Giving the produced text to the engine to
 continue would be faster, but a text does not tell its tokens, and it may go another way
-(docs/explanation-conversations.md). A service that writes another text (another variant, say) is left, and the next one
-asked. With a temperature no text is the one that would have come; there the produced text is given to continue, which
-is one of those that could have come, also when a seed was stated.
+(docs/explanation-conversations.md). Where a service with the same variant writes another text all the same (what it has
+cached of the prompt changes the rounding, and two tokens were about as likely), it is given what was produced to
+continue; one with another variant is left, and the next one asked.
+
+With a temperature no text is the one that would have come: the produced text is given to continue, which is one of
+those that could have come, also when a seed was stated.
 
 A grammar's state, several answers at once, tools and log-probabilities are not carried on: they end with an error. So
 does everything at a far end, which does neither promise to write the same again nor continue a text, and is paid twice.
@@ -23,6 +26,7 @@ from nearfar.client.talking import Piece, Talking, TextRequest
 from nearfar.errors import NearfarError, NoCandidate, StreamCut, UnknownModel
 from nearfar.language.call import View, with_fields
 from nearfar.placement.filters import FAR_RUNTIMES
+from nearfar.types.ids import ServiceId
 from nearfar.types.wire import Operation
 
 MOST_MOVES = 8
@@ -49,6 +53,10 @@ class _Chunk(msgspec.Struct):
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
+
+
+class _Differs(StreamCut):
+    """A service writes another text than the one that was begun."""
 
 
 class Delivered:
@@ -109,7 +117,7 @@ def why_not(view: View, delivered: Delivered) -> str:
         return "it follows a grammar, a schema or tools, whose state ends with the service"
     if view.echo or view.logprobs:
         return "log-probabilities or an echo were asked for, which would not fit together"
-    if view.prompt is not None and not isinstance(view.prompt, str) and not greedy(view):
+    if not _prompt_is_text(view) and not greedy(view):
         return "its prompt is a list, which no text can be added to"
     if delivered.special:
         return "it holds more than plain text"
@@ -125,6 +133,7 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncIte
     asked = request
     rest: _Rest | None = None
     cut: StreamCut | None = None
+    began = ""
     while True:
         pieces = talking.stream(asked)
         try:
@@ -137,8 +146,17 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncIte
                     delivered.add(piece.lines)
                     yield piece, moved
             return
+        except _Differs as error:
+            variant = _variant(talking, began)
+            if _prompt_is_text(view) and variant and variant == _variant(talking, error.service):
+                again = msgspec.structs.replace(asked, incumbent=ServiceId(error.service))
+                asked = _continued(again, view, delivered)
+                rest = _Rest(delivered, request.operation, again=False)
+                continue
+            cut = error
         except StreamCut as error:
             cut = error
+            began = began or cut.service
         except NearfarError as error:  # nobody takes what is left of it
             if cut is None:
                 raise
@@ -152,6 +170,16 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncIte
         if not greedy(view):
             asked = _continued(asked, view, delivered)
         rest = _Rest(delivered, request.operation, again=greedy(view))
+
+
+def _prompt_is_text(view: View) -> bool:
+    return view.prompt is None or isinstance(view.prompt, str)
+
+
+def _variant(talking: Talking, service: str) -> str:
+    """What a service serves; "" when nothing is known of it."""
+    view = talking.snapshot().services.get(ServiceId(service))
+    return view.report.variant if view is not None else ""
 
 
 def _ended(cut: StreamCut, why: str) -> StreamCut:
@@ -236,8 +264,8 @@ class _Rest:
                 holder[field] = text[same:]
         return True
 
-    def _other(self, piece: Piece) -> StreamCut:
-        error = StreamCut(
+    def _other(self, piece: Piece) -> _Differs:
+        error = _Differs(
             f"{piece.served_by} writes another text than the one that was begun.", "Serve the same variant everywhere."
         )
         error.service = piece.served_by
