@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from nearfar.client.client import Client
 from nearfar.client.connect import connect
 from nearfar.client.talking import Piece, Talking, TextRequest
+from nearfar.fleet.snapshot import Snapshot
 from nearfar.language import carry
 from nearfar.language.call import TextCall, read_call
 from nearfar.language.talker import Talker
@@ -146,6 +147,9 @@ class _Still:
         chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
         choice = {"index": 0, "finish_reason": None, "delta": {"content": " word"}}
         self.piece = Piece(json.dumps({**chunk, "choices": [choice]}).encode(), ServiceId("a/tiny"))
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot("me")
 
     async def stream(self, request: TextRequest) -> AsyncIterator[Piece]:
         for _ in range(PIECES):

@@ -133,7 +133,7 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncIte
     asked = request
     rest: _Rest | None = None
     cut: StreamCut | None = None
-    began = ""
+    began = variant = ""
     while True:
         pieces = talking.stream(asked)
         try:
@@ -144,10 +144,11 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncIte
                         if not piece.lines and piece.last is None:
                             continue
                     delivered.add(piece.lines)
+                    if not began:  # now, as little is known of a service that is gone
+                        began, variant = piece.served_by, _variant(talking, piece.served_by)
                     yield piece, moved
             return
         except _Differs as error:
-            variant = _variant(talking, began)
             if _prompt_is_text(view) and variant and variant == _variant(talking, error.service):
                 again = msgspec.structs.replace(asked, incumbent=ServiceId(error.service))
                 asked = _continued(again, view, delivered)
@@ -156,7 +157,6 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncIte
             cut = error
         except StreamCut as error:
             cut = error
-            began = began or cut.service
         except NearfarError as error:  # nobody takes what is left of it
             if cut is None:
                 raise
