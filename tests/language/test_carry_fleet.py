@@ -166,13 +166,20 @@ def test_the_next_turn_goes_where_the_beginning_is_known(lab: Lab, tmp_path: Pat
     nodes = pair(lab, model)
 
     async def body(talker: Talker, client: Client) -> None:
-        for number in range(4):
+        stayed = 0
+        for number in range(30):  # placement may prefer another one that looks clearly better
             question = f"A beginning that is long enough to be worth keeping, number {number}"
             said, about, _ = await told(talker, call(question, max_tokens=8))
             earlier = ({"role": "user", "content": question}, {"role": "assistant", "content": said})
-            _, then, usage = await told(talker, call("And then?", earlier, max_tokens=8))
-            assert then.served_by == about.served_by
-            assert usage["prompt_tokens_details"]["cached_tokens"] > 0
+            turn = call("And then?", earlier, max_tokens=8)
+            assert talker._request(turn).incumbent == about.served_by
+            _, then, usage = await told(talker, turn)
+            if then.served_by == about.served_by:
+                stayed += 1
+                assert usage["prompt_tokens_details"]["cached_tokens"] > len(question) // 2
+            if stayed == 3:
+                break
+        assert stayed == 3
         nodes[then.served_by.partition("/")[0]].kill9_node()
         gone = then.served_by
         _, then, _ = await told(talker, call("And then?", earlier, max_tokens=8))
