@@ -111,6 +111,7 @@ async def gaps(talker: Talker, client: Client, lab: dict[str, Node], repeat: int
                 await asyncio.sleep(1.5)  # the agent's pause before it starts a service anew
                 for name in lab:
                     await client.wait_for(MODEL, 40.0, name)
+            as_uncut = same if how == "kill" else None
             row = {"how": how, "delivered": after, "gap_ms": round(statistics.median(found), 1)}
             rows.append(
                 {
