@@ -117,7 +117,7 @@ async def gaps(talker: Talker, client: Client, lab: dict[str, Node], repeat: int
                 {
                     **row,
                     "usual_ms": round(statistics.median(usual), 2),
-                    "same": same if how == "kill" else None,
+                    "same": as_uncut,
                     "moved": moved,
                     "n": len(found),
                 }
