@@ -172,6 +172,12 @@ class StreamCut(MeshError):
         return made
 
 
+class Moved(MeshError):
+    """A service that is asked to end hands a streamed answer over: another one is to go on with it."""
+
+    code = "moved"
+
+
 class PortBusy(MeshError):
     """A port that was asked for is taken by somebody else."""
 

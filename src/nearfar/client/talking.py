@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from nearfar.client.reading import ELSEWHERE, MOST_ATTEMPTS, MOST_DEATHS, again, failure, refused_as_doomed, tell
-from nearfar.errors import DeadlineExceeded, InferenceError, MeshError, NearfarError, StreamCut, Unreachable
+from nearfar.errors import DeadlineExceeded, InferenceError, MeshError, Moved, NearfarError, StreamCut, Unreachable
 from nearfar.fleet.events import NEVER, RequestAnswered, RequestFailed, RequestSent
+from nearfar.fleet.snapshot import FRESH, Snapshot
 from nearfar.mesh.base import Buffer, Message
 from nearfar.node import keys
 from nearfar.placement.decide import Decision, decide
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 PATIENCE = 600.0
 """Seconds that an answer may take when no deadline is stated; it can be long, and a board slow."""
+SILENCE = FRESH
+"""Seconds without a piece *and* without a report after which a service counts as cut off. A slow board goes on
+reporting twice a second while it thinks, and is left in peace."""
+LOOK_EVERY = 0.25
+"""Seconds between looks whether that is so."""
 
 
 class TextRequest(msgspec.Struct, frozen=True):
@@ -81,6 +87,10 @@ class Talking:
         """Where the call would go now; nothing is sent."""
         return self._client.decide(self._request(call))
 
+    def snapshot(self) -> Snapshot:
+        """The fleet as the client sees it now."""
+        return self._client.snapshot()
+
     async def ask(self, call: TextRequest) -> TextReply:
         """The whole answer."""
         request, end = self._request(call), self._end(call)
@@ -119,12 +129,15 @@ class Talking:
             messages = self._client.mesh.stream(
                 keys.service_key(asked.service), self._head(call, request, asked, end), [call.body], PATIENCE
             )
+            watch = _Watch(self._client, asked.service)
             try:
                 async with contextlib.aclosing(messages):  # type: ignore[type-var]
                     first: float | None = end - time.monotonic()
                     while True:
-                        async with asyncio.timeout(first):
+                        async with asyncio.timeout(first) as limit:
+                            watch.waits(limit)
                             message = await anext(messages)
+                        watch.waits(None)
                         reply = _read(message, asked.service) if message.head else None
                         began, first = True, None
                         moved += len(message.body)
@@ -135,6 +148,13 @@ class Talking:
                         if reply is not None:
                             return
             except TimeoutError:
+                if watch.silent:
+                    mute = Unreachable(f"{asked.service} fell silent: no word and no report for {SILENCE:g} s.")
+                    if began:
+                        self._failed(asked, mute)
+                        raise StreamCut.of(mute, asked.service) from None
+                    request = self._elsewhere(request, asked, mute, attempts, end)
+                    continue
                 late = DeadlineExceeded(f"{asked.service} said nothing within the deadline.", "Allow more time.")
                 request = self._elsewhere(request, asked, late, attempts, end)
             except StopAsyncIteration:
@@ -145,13 +165,18 @@ class Talking:
                 request = self._elsewhere(request, asked, cut, attempts, end)
             except NearfarError as error:
                 if began:
-                    self._failed(asked, error)
+                    if isinstance(error, Moved):
+                        self._dropped(asked)  # it goes on purpose, and did nothing wrong
+                    else:
+                        self._failed(asked, error)
                     raise StreamCut.of(error, asked.service) from None
                 request = self._elsewhere(request, asked, error, attempts, end)
             except BaseException:
                 if not settled:
                     self._dropped(asked)
                 raise
+            finally:
+                watch.close()
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -237,6 +262,37 @@ class Talking:
     def _dropped(self, asked: _Asked) -> None:
         """The caller left."""
         self._client.view.add(RequestFailed(asked.service, "cancelled", Seconds(time.monotonic()), None, NEVER))
+
+
+class _Watch:
+    """Looks now and then whether a service from which a piece is awaited still gives a sign of life."""
+
+    def __init__(self, client: Client, service: ServiceId) -> None:
+        self._client = client
+        self._service = service
+        self._limit: asyncio.Timeout | None = None
+        self._since = time.monotonic()
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(LOOK_EVERY, self._look)
+        self.silent = False
+
+    def waits(self, limit: asyncio.Timeout | None) -> None:
+        """A piece is awaited, so long; or has come. Only a wait is ever ended, never what the caller does between."""
+        self._limit = limit
+        self._since = time.monotonic()
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(LOOK_EVERY, self._look)
+        now = time.monotonic()
+        if self._limit is None or self._limit.expired() or now - self._since < SILENCE:
+            return
+        view = self._client.snapshot().services.get(self._service)
+        if view is None or now - view.heard >= SILENCE:
+            self.silent = True
+            self._limit.reschedule(self._loop.time())
+
+    def close(self) -> None:
+        self._timer.cancel()
 
 
 def _read(message: Message, service: ServiceId) -> ReplyHead:

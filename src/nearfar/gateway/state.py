@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -16,7 +15,9 @@ from nearfar.gateway.named import NamedStreams
 from nearfar.gateway.openai.counts import LanguageCounts
 from nearfar.gateway.problems import Forbidden, TooManyRequests, Unauthorized
 from nearfar.language.call import AUTO, About
+from nearfar.language.privacy.policy import KeyPolicy, Keyring
 from nearfar.language.talker import Talker
+from nearfar.settings import Settings
 from nearfar.types.histogram import Histogram
 from nearfar.types.ids import ModelName, is_name
 from nearfar.types.request import STAGE_NAMES, Answer, Stages
@@ -44,14 +45,16 @@ class State:
         api_keys: Sequence[str] = (),
         streams: NamedStreams | None = None,
         talker: Talker | None = None,
+        keyring: Keyring | None = None,
     ) -> None:
         """`streams` is made for a gateway without a home folder when it is not given, `talker` for one without
-        routing."""
+        routing, `keyring` of `api_keys` when it is not given."""
         self.client = client
         self.streams = streams or NamedStreams(client)
         self.talker = talker or Talker(client)
         self.limits = limits
-        self._accepted = tuple((b"Bearer " + key.encode(), name_of_key(key)) for key in api_keys)
+        self._keyring = keyring if keyring is not None else Keyring(Settings(home=Path()), api_keys)
+        self._nobody = self._keyring.nobody()
         self.in_flight = 0
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """(model, `ok` or error code) -> requests. The names of unknown models are counted as one."""
@@ -60,15 +63,14 @@ class State:
         self.versions: dict[tuple[str, str], str] = {}
         """(service, instance) -> version of its model."""
 
-    def authorize(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """The name of the key that the request carries (`name_of_key`), "" when none is set. Raises `Unauthorized`
+    def authorize(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyPolicy:
+        """What the key that the request carries may do; nobody's policy when no key is set. Raises `Unauthorized`
         without the right one, `Forbidden` for a page of another site."""
-        if self._accepted:
-            given = header(headers, b"authorization") or b""
-            names = [name for key, name in self._accepted if hmac.compare_digest(given, key)]  # all are looked at
-            if not names:
+        if self._keyring:
+            policy = self._keyring.identify(header(headers, b"authorization") or b"")
+            if policy is None:
                 raise Unauthorized("The API key is missing or wrong.", "Send 'Authorization: Bearer KEY'.")
-            return names[0]
+            return policy
         # Without a key, only the loopback address protects us, and a browser on this machine is inside it: a page of
         # another site shows in Origin, one whose name was bound anew to this address in Host.
         origin, host = header(headers, b"origin"), header(headers, b"host")
@@ -76,7 +78,7 @@ class State:
             raise Forbidden(
                 "A page of another site may not use this gateway.", "Set [gateway] api_key_file to allow it."
             )
-        return ""
+        return self._nobody
 
     def enter(self) -> None:
         """Count a request in; raises `TooManyRequests` at the limit. Every `enter` needs a `leave`."""
@@ -110,12 +112,3 @@ class State:
         self.outcomes[(label, code)] += 1
         if language:
             self.language.failed(label, code)
-
-
-def name_of_key(key: str) -> str:
-    """What a key is called where it must not be shown: `key-` and the first 8 hexadecimal digits of its SHA-256.
-
-    >>> name_of_key("secret")
-    'key-2bb80d53'
-    """
-    return f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

@@ -49,7 +49,7 @@ class View(msgspec.Struct, frozen=True):
     messages: list[dict[str, Any]] = []
     prompt: Any = None
     input: Any = None
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -64,7 +64,7 @@ class View(msgspec.Struct, frozen=True):
     grammar: str | None = None
     logprobs: Any = None
     stop: Any = None
-    echo: bool = False
+    echo: bool | None = False
     user: str | None = None
     nearfar: Wishes = Wishes()
 
@@ -144,7 +144,7 @@ def read_call(
     operation: Operation,
     body: bytes,
     qos: Qos,
-    policy: KeyPolicy = KeyPolicy(),
+    policy: KeyPolicy = KeyPolicy(),  # noqa: B008
     route: str = "",
 ) -> TextCall:
     """The call in a body. Raises `InputError` naming the field."""

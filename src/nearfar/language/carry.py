@@ -1,6 +1,18 @@
-"""A streamed answer that goes on elsewhere when its service goes: what was delivered is given to another one to
-continue. Only under greedy decoding is the text the one that would have come anyway; otherwise it is one of those that
-could have come. A grammar's state, several answers at once, and tools cannot be carried on: they end with an error."""
+"""A streamed answer that goes on elsewhere when its service goes.
+
+Under greedy decoding another service writes the whole answer again, and what the caller has already is left out: text
+by text compared, so that not a letter is repeated, missing or spliced. Giving the produced text to the engine to
+continue would be faster, but a text does not tell its tokens, and it may go another way
+(docs/explanation-conversations.md). Where a service with the same variant writes another text all the same (what it has
+cached of the prompt changes the rounding, and two tokens were about as likely), it is given what was produced to
+continue; one with another variant is left, and the next one asked.
+
+With a temperature no text is the one that would have come: the produced text is given to continue, which is one of
+those that could have come, also when a seed was stated.
+
+A grammar's state, several answers at once, tools and log-probabilities are not carried on: they end with an error. So
+does everything at a far end, which does neither promise to write the same again nor continue a text, and is paid twice.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +23,15 @@ from typing import Any
 import msgspec
 
 from nearfar.client.talking import Piece, Talking, TextRequest
-from nearfar.errors import StreamCut
+from nearfar.errors import NearfarError, NoCandidate, StreamCut, UnknownModel
 from nearfar.language.call import View, with_fields
+from nearfar.placement.filters import FAR_RUNTIMES
+from nearfar.types.ids import ServiceId
 from nearfar.types.wire import Operation
 
 MOST_MOVES = 8
+SAMPLED = 0.8
+"""Temperature where a request states none: llama.cpp's default."""
 
 
 class _Delta(msgspec.Struct):
@@ -31,26 +47,24 @@ class _Choice(msgspec.Struct):
     index: int = 0
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-
-
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
     id: str = ""
-    usage: _Usage | None = None
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
 
 
+class _Differs(StreamCut):
+    """A service writes another text than the one that was begun."""
+
+
 class Delivered:
-    """What of one answer was given to the caller."""
+    """What of one answer was given to the caller. Only kept as it passes; read when it is cut."""
 
     def __init__(self) -> None:
-        self.parts: list[str] = []
+        self._lines: list[bytes] = []
+        self._parts: list[str] = []
         self.tokens = 0
         """Chunks with text: an engine sends one for each token but for those that end inside a character."""
         self.id = ""
@@ -58,38 +72,57 @@ class Delivered:
         self.special = False
         """Whether something else than plain text was in it."""
 
+    def add(self, lines: bytes) -> None:
+        """Chunks that were passed on. As cheap as can be: nearly no answer is ever cut."""
+        self._lines.append(lines)
+
     @property
     def text(self) -> str:
-        return "".join(self.parts)
+        self.read()
+        return "".join(self._parts)
 
-    def add(self, line: bytes) -> None:
-        try:
-            chunk = _chunk.decode(line)
-        except msgspec.MsgspecError:
-            self.special = True
-            return
+    def read(self) -> None:
+        """Look at what was only kept until now."""
+        kept, self._lines = self._lines, []
+        for line in b"\n".join(kept).splitlines():
+            try:
+                self._read(_chunk.decode(line))
+            except msgspec.MsgspecError:
+                self.special = True
+
+    def _read(self, chunk: _Chunk) -> None:
         self.id = self.id or chunk.id
         for choice in chunk.choices:
             if choice.index or (choice.delta and (choice.delta.tool_calls or choice.delta.reasoning_content)):
                 self.special = True
             text = choice.text if choice.text is not None else choice.delta and choice.delta.content
             if text:
-                self.parts.append(text)
+                self._parts.append(text)
                 self.tokens += 1
             if choice.finish_reason:
                 self.finished = True
 
 
+def greedy(view: View) -> bool:
+    """Whether the same question has the same answer."""
+    return view.temperature is not None and view.temperature <= 0
+
+
 def why_not(view: View, delivered: Delivered) -> str:
     """Why an answer cannot be carried on; "" when it can."""
+    delivered.read()
     if (view.n or 1) > 1 or (view.best_of or 1) > 1:
         return "several answers were asked for at once"
     if view.constrained:
         return "it follows a grammar, a schema or tools, whose state ends with the service"
     if view.echo or view.logprobs:
         return "log-probabilities or an echo were asked for, which would not fit together"
+    if not _prompt_is_text(view) and not greedy(view):
+        return "its prompt is a list, which no text can be added to"
     if delivered.special:
         return "it holds more than plain text"
+    if delivered.finished:
+        return "it was complete but for its end"
     return ""
 
 
@@ -98,30 +131,76 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncIte
     delivered = Delivered()
     moved = 0
     asked = request
+    rest: _Rest | None = None
+    cut: StreamCut | None = None
+    began = variant = ""
     while True:
         pieces = talking.stream(asked)
         try:
             async with aclosing(pieces):  # type: ignore[type-var]
                 async for piece in pieces:
-                    if moved:
-                        piece = _as_before(piece, delivered)
-                    for line in piece.lines.splitlines():
-                        delivered.add(line)
+                    if rest is not None:
+                        piece = rest.of(piece)
+                        if not piece.lines and piece.last is None:
+                            continue
+                    delivered.add(piece.lines)
+                    if not began:  # now, as little is known of a service that is gone
+                        began, variant = piece.served_by, _variant(talking, piece.served_by)
                     yield piece, moved
             return
-        except StreamCut as cut:
-            reason = why_not(view, delivered)
-            if delivered.finished or reason or moved >= MOST_MOVES:
-                why = reason or ("it had moved too often" if moved >= MOST_MOVES else "it was complete but for its end")
-                told = StreamCut(f"{cut.message} It cannot be carried on: {why}.", "Ask again.")
-                told.service, told.cause = cut.service, cut.cause
-                raise told from None
-            moved += 1
-            asked = _continued(request, view, delivered, cut.service)
+        except _Differs as error:
+            if _prompt_is_text(view) and variant and variant == _variant(talking, error.service):
+                again = msgspec.structs.replace(asked, incumbent=ServiceId(error.service))
+                asked = _continued(again, view, delivered)
+                rest = _Rest(delivered, request.operation, again=False)
+                continue
+            cut = error
+        except StreamCut as error:
+            cut = error
+        except NearfarError as error:  # nobody takes what is left of it
+            if cut is None:
+                raise
+            raise _ended(cut, _nobody(error)) from None
+        reason = why_not(view, delivered)
+        if reason or moved >= MOST_MOVES:
+            raise _ended(cut, reason or "it had moved too often") from None
+        moved += 1
+        near = _left_out(talking, asked)
+        asked = msgspec.structs.replace(request, incumbent=None, excluded=tuple(dict.fromkeys((*near, cut.service))))
+        if not greedy(view):
+            asked = _continued(asked, view, delivered)
+        rest = _Rest(delivered, request.operation, again=greedy(view))
 
 
-def _continued(request: TextRequest, view: View, delivered: Delivered, gone: str) -> TextRequest:
-    """The request for what is missing of its answer."""
+def _prompt_is_text(view: View) -> bool:
+    return view.prompt is None or isinstance(view.prompt, str)
+
+
+def _variant(talking: Talking, service: str) -> str:
+    """What a service serves; "" when nothing is known of it."""
+    view = talking.snapshot().services.get(ServiceId(service))
+    return view.report.variant if view is not None else ""
+
+
+def _ended(cut: StreamCut, why: str) -> StreamCut:
+    told = StreamCut(f"{cut.message} It cannot be carried on: {why}.", "Ask again.")
+    told.service, told.cause = cut.service, cut.cause
+    return told
+
+
+def _nobody(error: NearfarError) -> str:
+    if isinstance(error, NoCandidate | UnknownModel):
+        return f"no other service takes it ({error.message.rstrip('. ')})"
+    return error.message.rstrip(". ")
+
+
+def _left_out(talking: Talking, asked: TextRequest) -> tuple[Any, ...]:
+    far = [s for s, view in talking.snapshot().services.items() if view.report.runtime in FAR_RUNTIMES]
+    return (*asked.excluded, *far)
+
+
+def _continued(request: TextRequest, view: View, delivered: Delivered) -> TextRequest:
+    """The request for what is missing of a sampled answer, with what there is of it given to continue."""
     text = delivered.text
     changes: dict[str, Any] = {}
     limit = view.max_completion_tokens or view.max_tokens
@@ -132,25 +211,62 @@ def _continued(request: TextRequest, view: View, delivered: Delivered, gone: str
         changes["messages"] = [*view.messages, {"role": "assistant", "content": text}]
     elif text:
         changes["prompt"] = str(view.prompt or "") + text
-    return msgspec.structs.replace(
-        request, body=with_fields(request.body, changes), incumbent=None, excluded=(*request.excluded, gone)
-    )
+    return msgspec.structs.replace(request, body=with_fields(request.body, changes))
 
 
-def _as_before(piece: Piece, delivered: Delivered) -> Piece:
-    """The piece as one of the same answer: the same id, no second beginning, and the tokens of both parts counted."""
-    kept: list[bytes] = []
-    for line in piece.lines.splitlines():
-        raw: dict[str, Any] = msgspec.json.decode(line)
-        raw["id"] = delivered.id or raw.get("id", "")
-        choices = raw.get("choices") or []
-        if any(choice.get("delta", {}).get("role") for choice in choices) and not any(
-            choice.get("delta", {}).get("content") for choice in choices
-        ):
-            continue
+class _Rest:
+    """Makes the pieces of a second service those of the same answer: the same id, no second beginning, and of an answer
+    that is written `again` only what the caller does not have."""
+
+    def __init__(self, delivered: Delivered, operation: Operation, *, again: bool) -> None:
+        self._id = delivered.id
+        self._known = delivered.text if again else ""
+        self._began = bool(delivered.id)
+        self._before = 0 if again else delivered.tokens
+        self._chat = operation is Operation.CHAT
+
+    def of(self, piece: Piece) -> Piece:
+        """Raises `StreamCut` when the second service writes another text."""
+        kept = []
+        for line in piece.lines.splitlines():
+            raw: dict[str, Any] = msgspec.json.decode(line)
+            if self._keep(raw, piece):
+                kept.append(msgspec.json.encode(raw))
+        if self._known and piece.last is not None:
+            raise self._other(piece)
+        return piece._replace(lines=b"\n".join(kept))
+
+    def _keep(self, raw: dict[str, Any], piece: Piece) -> bool:
+        raw["id"] = self._id or raw.get("id", "")
         usage = raw.get("usage")
-        if isinstance(usage, dict):
-            usage["completion_tokens"] = usage.get("completion_tokens", 0) + delivered.tokens
-            usage["prompt_tokens"] = max(0, usage.get("prompt_tokens", 0) - delivered.tokens)
-        kept.append(msgspec.json.encode(raw))
-    return piece._replace(lines=b"\n".join(kept))
+        if self._before and isinstance(usage, dict):
+            usage["completion_tokens"] = usage.get("completion_tokens", 0) + self._before
+            usage["prompt_tokens"] = max(0, usage.get("prompt_tokens", 0) - self._before)
+        for choice in raw.get("choices") or ():
+            holder = choice.get("delta") if self._chat else choice
+            if not isinstance(holder, dict):
+                continue
+            field = "content" if self._chat else "text"
+            text = holder.get(field)
+            if self._began and holder.pop("role", None) and not text:
+                return False
+            if choice.get("finish_reason") and not text:
+                if self._known:
+                    raise self._other(piece)
+                continue
+            if text and self._known:
+                same = min(len(text), len(self._known))
+                if text[:same] != self._known[:same]:
+                    raise self._other(piece)
+                self._known = self._known[same:]
+                if not text[same:] and not choice.get("finish_reason"):
+                    return False
+                holder[field] = text[same:]
+        return True
+
+    def _other(self, piece: Piece) -> _Differs:
+        error = _Differs(
+            f"{piece.served_by} writes another text than the one that was begun.", "Serve the same variant everywhere."
+        )
+        error.service = piece.served_by
+        return error

@@ -11,6 +11,7 @@ import msgspec
 from nearfar.client.client import Client
 from nearfar.language.cache import ExactCache, Key, repeatable, scope_of
 from nearfar.language.call import AUTO, About, Route, TextCall
+from nearfar.language.conversations import Conversations
 from nearfar.language.judge.model import Judge
 from nearfar.language.judge.model import default as default_judge
 from nearfar.language.offers import Offer, offers
@@ -54,6 +55,7 @@ class Director:
         self.settings = routing
         self.cache = ExactCache(kept.max_bytes, kept.max_entries, Seconds(kept.max_age_ms / 1000))
         self._scorer = scorer
+        self.conversations = Conversations()
 
     @cached_property
     def judge(self) -> Judge:

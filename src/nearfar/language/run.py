@@ -272,7 +272,8 @@ class Run:
             qos = msgspec.structs.replace(qos, deadline=Milliseconds(max(0.01, qos.deadline - spent)))
         reason, name = "; ".join(self._plan.why)[:200], call.policy.name
         context = TextContext(level, streamed, reason, call.conversation, name, call.id)
-        return TextRequest(call.operation, ModelName(target.model), body, qos, context)
+        incumbent = None if target.far else self._director.conversations.incumbent(call)
+        return TextRequest(call.operation, ModelName(target.model), body, qos, context, incumbent=incumbent)
 
     def _failed(self, target: _Target, error: NearfarError) -> None:
         side = "far" if target.far else "near"
@@ -280,6 +281,8 @@ class Run:
         self._why.append(f"{side} failed ({error.code}), so the other side was asked")
 
     def _about(self, where: str, reply: TextReply, said: Counts) -> About:
+        if where == "near":
+            self._director.conversations.answered(self._call, reply.served_by)
         why = [*self._why, f"the tokens are estimated: {said.estimated}"] if said.estimated else self._why
         return About(
             request=self._call.id,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from nearfar.errors import DeadlineExceeded, InferenceError, InputError, NearfarError, Overloaded
+from nearfar.errors import DeadlineExceeded, InferenceError, InputError, Moved, NearfarError, Overloaded
 from nearfar.mesh.base import Call
 from nearfar.node.meter import Meter
 from nearfar.node.talkmeter import TextMeter
@@ -28,6 +28,10 @@ from nearfar.types.wire import TEXT, CallHead, Operation, ReplyHead, TextContext
 log = logging.getLogger(__name__)
 TOGETHER = 0.004
 """Seconds within which pieces travel together: above 250 tokens a second nobody sees the difference."""
+GRACE = 0.5
+"""Seconds that a streamed answer is given to end when the service is to; then it is handed over to another one."""
+GOODBYE = 1.0
+"""Seconds before the end at which whoever still waits for a whole answer is told to ask another."""
 NEWLINE = b"\n"
 _NO_STAGES = Stages()
 _NO_CONTEXT = TextContext()
@@ -36,7 +40,7 @@ _NO_CONTEXT = TextContext()
 class _Sender:
     """The pieces of one answer on their way to the caller."""
 
-    __slots__ = ("_call", "_held", "_sent", "_streamed", "first", "last")
+    __slots__ = ("_call", "_held", "_sent", "_streamed", "dropped", "first", "last")
 
     def __init__(self, call: Call, streamed: bool) -> None:
         self._call = call
@@ -46,6 +50,8 @@ class _Sender:
         self.first = 0.0
         """Moment of the monotonic clock at which the first piece came."""
         self.last = b""
+        self.dropped = False
+        """Whether the engine was stopped in the middle, as the service is to end."""
 
     def take(self, piece: bytes) -> bool:
         if not piece:  # the engine is at work, and says no more
@@ -60,6 +66,12 @@ class _Sender:
             self._held.clear()
             self._sent = now
         return self._call.cancelled
+
+    def flush(self) -> None:
+        """Send what is held back; more is to come."""
+        if self._streamed and self._held:
+            self._call.reply(b"", [NEWLINE.join(self._held)], last=False)
+            self._held.clear()
 
     def end(self, head: bytes) -> None:
         self._call.reply(head, [NEWLINE.join(self._held)] if self._held else ())
@@ -86,6 +98,10 @@ class TextPool:
         self._description = msgspec.json.encode(description)
         self._changed = changed
         self._closing: NearfarError | None = None
+        self._handing_over = False
+        """Streamed answers go on elsewhere, from now on."""
+        self._ending = False
+        """Nothing is worked on any more."""
         self.broken: NearfarError | None = None
         self._since: dict[int, float] = {}
         """Number of a thread -> moment at which it last heard of its call's engine."""
@@ -147,6 +163,8 @@ class TextPool:
             head = decode_call(call.head)
             if self.broken is not None:
                 raise self.broken
+            if self._handing_over:
+                raise self._closing or Overloaded("The service is stopping.", "Try again.", 0.1)
             if head.operation is Operation.DESCRIBE:
                 call.reply(encode(ReplyHead(self._variant, _NO_STAGES)), [self._description])
                 return
@@ -156,7 +174,11 @@ class TextPool:
 
             def take(piece: bytes) -> bool:
                 self._since[number] = time.monotonic()
-                return sender.take(piece)
+                gone = sender.take(piece)
+                if self._ending or (self._handing_over and context.streamed):
+                    sender.dropped = True
+                    return True
+                return gone
 
             self._loaded.run(head.operation, bytes(call.body), take, context, budget)
         except msgspec.MsgspecError as error:
@@ -167,6 +189,10 @@ class TextPool:
             self._refuse(call, InferenceError(f"{type(error).__name__}: {error}", "Report it with the model's name."))
         else:
             if call.cancelled and not sender.last:
+                return
+            if sender.dropped:
+                sender.flush()
+                refuse(call, Moved("The service is stopping.", "Ask another to go on."), self._variant, 0)
                 return
             end = time.monotonic()
             stages = self._text.answered(sender.last, waited, start, sender.first, end)
@@ -193,10 +219,18 @@ class TextPool:
         return max((now - since for since in tuple(self._since.values())), default=0.0)
 
     def close(self, patience: float = 5.0) -> None:
-        """Answer what waits, then stop; `patience` seconds in all. What comes meanwhile is refused."""
+        """Stop, in `patience` seconds at most. What comes meanwhile is refused. Streamed answers that do not end by
+        themselves at once are handed over; who waits for a whole one gets it when it comes in time."""
         self._closing = self.broken or Overloaded("The service is stopping.", "Try again.", 0.1)
         for _ in self._threads:
             self._waiting.put(None)
-        end = time.monotonic() + patience
+        now = time.monotonic()
+        self._join(now + min(GRACE, patience))
+        self._handing_over = True
+        self._join(now + max(0.0, patience - GOODBYE))
+        self._ending = True
+        self._join(now + patience)
+
+    def _join(self, end: float) -> None:
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))

@@ -20,6 +20,7 @@ from nearfar.gateway.openai.told import about_headers, request_headers, with_abo
 from nearfar.gateway.problems import Internal
 from nearfar.gateway.state import State
 from nearfar.language.call import AUTO, Route, TextCall, read_call
+from nearfar.language.privacy.policy import KeyPolicy
 from nearfar.types.ids import is_name
 from nearfar.types.request import Privacy, Qos
 from nearfar.types.wire import Operation
@@ -65,11 +66,11 @@ class OpenAi:
             if scope["method"] != "POST":
                 raise MethodNotAllowed("POST")
             headers = scope["headers"]
-            key = state.authorize(headers)
+            policy = state.authorize(headers)
             state.enter()
             try:
                 body = await read(receive, headers, state.limits.max_body)
-                call = self._read(operation, body, headers, key)
+                call = self._read(operation, body, headers, policy)
                 model, request = call.model, call.id
                 if call.view.stream:
                     await self._stream(call, receive, send)
@@ -87,14 +88,16 @@ class OpenAi:
             await respond(send, Internal.of(error), request)
             raise
 
-    def _read(self, operation: Operation, body: bytes, headers: list[tuple[bytes, bytes]], key: str) -> TextCall:
+    def _read(
+        self, operation: Operation, body: bytes, headers: list[tuple[bytes, bytes]], policy: KeyPolicy
+    ) -> TextCall:
         qos, stream = stated(headers, self._state.limits.default_deadline_ms)
         route = header(headers, b"nearfar-route")
         wanted = route.decode("latin-1").strip() if route is not None else ""
         if route is not None and not wanted:
             raise InputError("Nearfar-Route is empty.", f"Use one of {', '.join(Route)}, or leave it away.")
         try:
-            call = read_call(operation, body, qos, key, wanted)
+            call = read_call(operation, body, qos, policy, wanted)
         except RecursionError:
             raise InputError("The body is nested too deeply.", "Send less deep JSON.") from None
         _check(operation, call)
