@@ -47,14 +47,14 @@ GROUPS: dict[str, str] = {
     "comparisons": "more less fewer than older younger taller longer shorter greater larger",
     "what is left": "remaining rest left remain remains remainder over leftover",
     "each and every": "each per every apiece all both",
-    "times of day and year": "hour hours minute minutes day days week weeks month months year years daily weekly monday "
-    "tuesday wednesday thursday friday saturday sunday morning afternoon evening night weekend",
-    "rates": "percent percentage discount interest tax profit increase increased decrease decreased raise tip rate ratio "
-    "average speed mph",
+    "times of day and year": "hour hours minute minutes day days week weeks month months year years daily weekly "
+    "monday tuesday wednesday thursday friday saturday sunday morning afternoon evening night weekend",
+    "rates": "percent percentage discount interest tax profit increase increased decrease decreased raise tip rate "
+    "ratio average speed mph",
     "conditions": "if when then until after before while but except unless however instead only",
     "totals": "total altogether combined together sum in",
-    "money": "cost costs price spend spends spent pay paid pays buy buys bought sell sells sold earn earns earned money "
-    "dollars dollar cents worth",
+    "money": "cost costs price spend spends spent pay paid pays buy buys bought sell sells sold earn earns earned "
+    "money dollars dollar cents worth",
     "negations": "not no never none without nor cannot",
     "question words": "what which who why how where whose",
     "persons": "he she they his her their him them",
@@ -204,10 +204,10 @@ def _counts(
     per = sentences + 1
     return np.array(
         [
-            v[0], v[1], v[2], min(count / per / 20, 5.0), v[3], v[4], min(int(digits.max(initial=0)), 12) / 5, v[5], v[6],
-            v[7], v[8], v[9], v[10], min(float(lengths.mean()) if count else 0.0, 20.0), v[11],
-            len(set(words.tolist())) / (count + 1), v[12], v[13], v[14], v[15], v[16], v[17], v[18], v[19], v[20], v[21],
-            min(numbers / per, 8.0), v[22], v[23], v[24], v[25], float(count < 8), *v[26:],
+            v[0], v[1], v[2], min(count / per / 20, 5.0), v[3], v[4], min(int(digits.max(initial=0)), 12) / 5, v[5],
+            v[6], v[7], v[8], v[9], v[10], min(float(lengths.mean()) if count else 0.0, 20.0), v[11],
+            len(set(words.tolist())) / (count + 1), v[12], v[13], v[14], v[15], v[16], v[17], v[18], v[19], v[20],
+            v[21], min(numbers / per, 8.0), v[22], v[23], v[24], v[25], float(count < 8), *v[26:],
         ],
         np.float32,
     )  # fmt: skip

@@ -71,7 +71,7 @@ class Table(NamedTuple):
 
     def transposed_times(self, rows: Floats) -> Floats:
         spread = np.repeat(rows, np.diff(self.starts)) * self.values
-        return np.bincount(self.indices, spread, minlength=1 << BITS)
+        return np.asarray(np.bincount(self.indices, spread, minlength=1 << BITS), np.float64)
 
 
 def columns(found: Features) -> Floats:
