@@ -7,6 +7,8 @@ longest looked at, so time is bounded.
 
 from __future__ import annotations
 
+import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +38,13 @@ _CODE = _LOWER.astype(np.uint64) + np.uint64(1)
 _WORD = np.zeros(256, np.int8)
 _WORD[97:123] = _WORD[48:58] = _WORD[128:] = _WORD[39] = 1
 _SIGN = (_WORD == 0) & (np.arange(256) > 32)
-_DIGIT = np.zeros(256, np.int8)
-_DIGIT[48:58] = 1
+_LAST = np.ones(1, bool)
+_LOGGED = (1.0 + np.log(np.maximum(np.arange(4 * _LONGEST), 1))).astype(np.float32)
+_IS_DIGIT, _IS_CAPITAL = np.zeros(256, bool), np.zeros(256, bool)
+_IS_DIGIT[48:58] = _IS_CAPITAL[65:91] = True
+_SENTENCE_END = re.compile(rb"[.?!](?=[\x00- ]|\Z)")
+_OPTION = re.compile(rb"\n[A-Z][.)]")
+_DECIMAL = re.compile(rb"(?<=[0-9])\.(?=[0-9])")
 
 GROUPS: dict[str, str] = {
     "number words": "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred "
@@ -118,32 +125,37 @@ def clip(text: str) -> bytes:
 
 def features(text: str, characters: bool = True) -> Features:
     """The features of one text. `characters`: also n-grams of four bytes within and across words."""
-    raw = np.frombuffer(clip(text), np.uint8)
+    data = clip(text)
+    raw = np.frombuffer(data, np.uint8)
     size = len(raw)
     low = _LOWER[raw]
     prefix = np.zeros(size + 1, np.uint64)
     np.cumsum(_CODE[raw] * _POWER[:size], out=prefix[1:])
     edges = np.zeros(size + 2, np.int8)
     edges[1:-1] = _WORD[low]
-    turns = np.flatnonzero(edges[1:] != edges[:-1])
+    turns = (edges[1:] != edges[:-1]).nonzero()[0]
     starts, ends = turns[::2], turns[1::2]
     words = _stretch(prefix, starts, ends)
-    signs = np.flatnonzero(_SIGN[low])
+    signs = _SIGN[low].nonzero()[0]
     # words and signs in their order
     all_starts = np.concatenate((starts, signs))
-    order = np.argsort(all_starts, kind="stable")
+    order = all_starts.argsort(kind="stable")
     tokens = np.concatenate((words, _stretch(prefix, signs, signs + 1)))[order]
     pairs = tokens[:-1] * _PAIR + tokens[1:]
     parts = [tokens * _MIX, pairs * _MIX]
     if characters and size >= 4:
         four = (prefix[4:] - prefix[:-4]) * _INVERSE[: size - 3] * _PAIR
         parts.append((four ^ (four >> np.uint64(29))) * _MIX)
-    hashed = np.concatenate(parts) >> np.uint64(64 - BITS)
-    buckets, times = np.unique(hashed.astype(np.int64), return_counts=True)
-    values = (1.0 + np.log(times)).astype(np.float32)
+    hashed = (np.concatenate(parts) >> np.uint64(64 - BITS)).astype(np.int64)
+    hashed.sort()
+    ends_of = np.concatenate((hashed[1:] != hashed[:-1], _LAST[: len(hashed)])).nonzero()[0]
+    buckets = hashed[ends_of]
+    times = ends_of + 1
+    times[1:] -= ends_of[:-1] + 1
+    values = _LOGGED.take(times)
     if len(values):
-        values /= np.sqrt(values @ values)
-    counts = _counts(raw, low, starts, ends, words, pairs)
+        values /= math.sqrt(float(values @ values))
+    counts = _counts(data, raw, low, starts, ends, words, pairs)
     return Features(buckets, values, counts, _kind(counts))
 
 
@@ -162,6 +174,7 @@ def _stretch(prefix: NDArray[np.uint64], starts: NDArray[np.int64], ends: NDArra
 
 
 def _counts(
+    data: bytes,
     raw: NDArray[np.uint8],
     low: NDArray[np.uint8],
     starts: NDArray[np.int64],
@@ -172,22 +185,15 @@ def _counts(
     of = np.bincount(low, minlength=256).tolist()
     size, count = len(low), len(words)
     lengths = ends - starts
-    after = np.concatenate((low[1:], np.array([32], np.uint8))) if size else low
-    stops = (low == 46) | (low == 63) | (low == 33)
-    sentences = int(np.count_nonzero(stops & (after <= 32)))
-    numeric = (_DIGIT[low[starts]] == 1) & (_DIGIT[low[ends - 1]] == 1)
+    numeric = _IS_DIGIT[low[starts]] & _IS_DIGIT[low[ends - 1]]
     digits = lengths[numeric]
     numbers = len(digits)
-    options = 0
-    if size >= 3:
-        heads = np.flatnonzero((raw[:-2] == 10) & (raw[1:-1] >= 65) & (raw[1:-1] <= 90))
-        options = int(np.count_nonzero((raw[heads + 2] == 46) | (raw[heads + 2] == 41)))
-    decimals = 0
-    if size >= 3:
-        decimals = int(np.count_nonzero((low[1:-1] == 46) & (_DIGIT[low[:-2]] == 1) & (_DIGIT[low[2:]] == 1)))
-    where = np.minimum(np.searchsorted(_KNOWN, words), len(_KNOWN) - 1)
+    sentences = len(_SENTENCE_END.findall(data))
+    options = len(_OPTION.findall(data))
+    decimals = len(_DECIMAL.findall(data)) if of[46] and numbers else 0
+    where = np.minimum(_KNOWN.searchsorted(words), len(_KNOWN) - 1)
     grouped = np.bincount(_GROUP[where[_KNOWN[where] == words]], minlength=len(GROUPS))
-    capitals = int(np.count_nonzero((raw[starts] >= 65) & (raw[starts] <= 90)))
+    capitals = int(np.count_nonzero(_IS_CAPITAL[raw[starts]]))
     logged = np.log1p(
         np.array(
             [
@@ -204,8 +210,8 @@ def _counts(
     per = sentences + 1
     return np.array(
         [
-            v[0], v[1], v[2], min(count / per / 20, 5.0), v[3], v[4], min(int(digits.max(initial=0)), 12) / 5, v[5],
-            v[6], v[7], v[8], v[9], v[10], min(float(lengths.mean()) if count else 0.0, 20.0), v[11],
+            v[0], v[1], v[2], min(count / per / 20, 5.0), v[3], v[4], min(int(digits.max() if numbers else 0), 12) / 5, v[5],
+            v[6], v[7], v[8], v[9], v[10], min(int(lengths.sum()) / count if count else 0.0, 20.0), v[11],
             len(set(words.tolist())) / (count + 1), v[12], v[13], v[14], v[15], v[16], v[17], v[18], v[19], v[20],
             v[21], min(numbers / per, 8.0), v[22], v[23], v[24], v[25], float(count < 8), *v[26:],
         ],

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nearfar.errors import ModelFileError
 from nearfar.language.calibration import Calibration
@@ -16,6 +17,7 @@ from nearfar.language.routers.base import Prompt, Router, Score
 from nearfar.language.routers.features import KINDS, NAMES, features
 from nearfar.language.routers.weights import Weights, load
 
+Counts = NDArray[np.float32]
 SHIPPED = Path(__file__).with_name("default.npz")
 FEW_WORDS = 6
 """A last message of fewer words ("and why?") is looked at together with what stands before it."""
@@ -36,7 +38,7 @@ class Ngram(Router):
         self.calibration = calibration or self.weights.calibration
         """What turns the figure into a probability; exchange it to follow outcomes."""
         width = len(NAMES)
-        self._grams = self.weights.grams.astype(np.float32)
+        self._grams = np.ascontiguousarray(self.weights.grams.T.astype(np.float32))
         shared = self.weights.columns[:, :width]
         ends = width * (1 + len(KINDS))
         self._counts = [shared + self.weights.columns[:, width * (1 + k) : width * (2 + k)] for k in range(len(KINDS))]
@@ -44,13 +46,13 @@ class Ngram(Router):
 
     def score(self, prompt: Prompt) -> Score:
         found = features(looked_at(prompt))
-        weighed = self._counts[found.kind] * found.counts
-        wording = self._grams[:, found.buckets] @ found.values
-        total = weighed.sum(1) + wording + self._kinds[found.kind]
-        near = min(max(float(total[1]), 0.0), 1.0)
-        far = min(max(float(total[1] + total[0]), 0.0), 1.0)
-        probability = self.calibration.probability(-float(total[0]))
-        return Score(probability, _told(found.kind, weighed[0].tolist(), float(wording[0])), near, far)
+        kind = found.kind
+        total = self._counts[kind] @ found.counts + found.values @ self._grams.take(found.buckets, axis=0) + self._kinds[kind]
+        gain, quality = total.tolist()
+        usual = found.counts - self.weights.usual[kind]
+        told = _told(kind, usual, self._counts[kind][0] * usual)
+        near, far = min(max(quality, 0.0), 1.0), min(max(quality + gain, 0.0), 1.0)
+        return Score(self.calibration.probability(-gain), told, near, far)
 
     def raw(self, prompt: Prompt) -> float:
         """What `calibration` makes a probability of: how much better near is expected to be, about -1 to 1."""
@@ -76,9 +78,13 @@ def shipped() -> Weights:
     return load(SHIPPED)
 
 
-def _told(kind: int, counts: list[float], wording: float) -> tuple[str, ...]:
-    """Positive: the far answer is expected to be better by so much."""
-    parts = [*zip(NAMES, counts, strict=True), ("its wording", wording)]
-    heavy = sorted((p for p in parts if abs(p[1]) >= _WEIGHTY), key=lambda p: -abs(p[1]))[:MOST_REASONS]
-    side = ("for near", "for far")
-    return (f"it is {KINDS[kind]}", *(f"{name} speaks {side[value > 0]} ({value:+.2f})" for name, value in heavy))
+def _told(kind: int, usual: Counts, weighed: Counts) -> tuple[str, ...]:
+    """Counts beside those of usual prompts of the kind, and what each adds to how much better far is expected to be."""
+    told = [f"it is {KINDS[kind]}"]
+    for place in (-abs(weighed)).argsort()[:MOST_REASONS].tolist():
+        added = float(weighed[place])
+        if abs(added) < _WEIGHTY:
+            break
+        much = "more" if usual[place] > 0 else "less"
+        told.append(f"{NAMES[place]}: {much} than usual, speaks for {'far' if added > 0 else 'near'} ({added:+.2f})")
+    return tuple(told)

@@ -160,8 +160,16 @@ def train(rows: Sequence[Row], folds: int = 5, seed: int = 0) -> Trained:
     probabilities = np.array([calibration.probability(r) for r in raw.tolist()])
     gain = solve(all_rows, far - near, weight, source)
     quality = solve(all_rows, near, weight, source)
-    weights = Weights.of(gain, quality, calibration, len(rows))
+    weights = Weights.of(gain, quality, usual(all_rows), calibration, len(rows))
     return Trained(weights, len(rows), expected_error(probabilities, good), probabilities)
+
+
+def usual(rows: Table) -> Floats:
+    """(len(KINDS), len(NAMES)): the mean counts of each kind; of all rows for a kind that none of them is."""
+    kinds = rows.counts[:, -len(KINDS) :]
+    counts = rows.counts[:, : len(NAMES)]
+    number = kinds.sum(0)[:, None]
+    return np.asarray(np.where(number > 0, kinds.T @ counts / np.maximum(number, 1), counts.mean(0)))
 
 
 def predict(rows: Table, grams: Floats, per_column: Floats, bias: float) -> Floats:

@@ -28,6 +28,7 @@ _SHAPES: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
     "grams": ((2, 1 << BITS), np.float16),
     "columns": ((2, COLUMNS), np.float32),
     "bias": ((2,), np.float64),
+    "usual": ((len(KINDS), len(NAMES)), np.float32),
     "calibration": ((5,), np.float64),
     "rows": ((), np.int64),
 }
@@ -40,6 +41,8 @@ class Weights(NamedTuple):
     grams: NDArray[np.float16]
     columns: NDArray[np.float32]
     bias: NDArray[np.float64]
+    usual: NDArray[np.float32]
+    """Mean counts of each kind of prompt; only the reasons look at it."""
     calibration: Calibration
     rows: int
     """How many rows they were trained on; what they weigh in an average."""
@@ -49,6 +52,7 @@ class Weights(NamedTuple):
         cls,
         gain: tuple[NDArray[np.float64], NDArray[np.float64], float],
         near: tuple[NDArray[np.float64], NDArray[np.float64], float],
+        usual: NDArray[np.float64],
         calibration: Calibration,
         rows: int,
     ) -> Weights:
@@ -56,6 +60,7 @@ class Weights(NamedTuple):
             np.stack((gain[0], near[0])).astype(np.float16),
             np.stack((gain[1], near[1])).astype(np.float32),
             np.array([gain[2], near[2]]),
+            usual.astype(np.float32),
             calibration,
             rows,
         )
@@ -70,6 +75,7 @@ class Weights(NamedTuple):
             grams=self.grams,
             columns=self.columns,
             bias=self.bias,
+            usual=self.usual,
             calibration=np.array([c.slope, c.offset, *c.precision]),
             rows=np.int64(self.rows),
         )
@@ -106,7 +112,11 @@ def read(data: bytes) -> Weights:
     if not (0 < slope <= 1e3 and a > 0 and a * c > b * b) or int(found["rows"]) < 0:
         raise ModelFileError("The calibration in the router's file is out of bounds.", _HINT)
     return Weights(
-        found["grams"], found["columns"], found["bias"], Calibration(slope, offset, (a, b, c)), int(found["rows"])
+        found["grams"],
+        found["columns"],
+        found["bias"],
+        found["usual"],
+        Calibration(slope, offset, (a, b, c)), int(found["rows"])
     )
 
 
@@ -137,6 +147,7 @@ def average(several: Sequence[Weights]) -> Weights:
         mean("grams").astype(np.float16),
         mean("columns").astype(np.float32),
         mean("bias"),
+        mean("usual").astype(np.float32),
         Calibration(slope, offset),
         total,
     )
