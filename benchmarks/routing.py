@@ -2,13 +2,14 @@
 
 What is measured: MMLU and GSM8K (weak Mixtral-8x7B, strong GPT-4) and MT-Bench by RouteLLM's published protocol (its
 definitions: `nearfar.language.evaluation`; its contaminated prompts are not scored), beside random (mean of 20 seeds),
-prompt length and the oracle. Every row is scored by a model that saw neither it nor a near-duplicate of it (5 folds over
-groups of `near_duplicates`); what was trained on:
+prompt length and the oracle. Every row is scored by a model that saw neither it nor a near-duplicate of it (5 folds
+over groups of `near_duplicates`); what was trained on:
   ngram      the other folds of all four sets (MMLU, GSM8K, MT-Bench, nine models)
   own        the other folds of the same set only
   transfer   the other three sets only, near-duplicates of scored rows left out
   subjects   (MMLU) the other sets, and the subjects of other folds only: none of the scored subject was seen
-Nothing is chosen by the scored rows: ridge strengths are the constants of routers/train.py. The 95 % interval is a
+No parameter is fitted to a scored row; the ridge strengths are the constants of routers/train.py, and what was looked at
+while the features were made is told in docs/explanation-routing.md. The 95 % interval is a
 bootstrap over groups, 400 times. Calibration error: 10 bins of equal count; `pooled` one curve for all sets, `own`
 refitted on the other folds of the same set, `online` the pooled curve updated after each prompt, in random order.
 Nine models with prices: a predictor for each model, the same folds; the model with the highest prediction minus
@@ -70,7 +71,7 @@ class Sets:
     def learn_and_predict(self, seen: Places, unseen: Places) -> Floats:
         assert not set(self.group[seen].tolist()) & set(self.group[unseen].tolist())
         solved = solve(self.table.pick(seen), (self.far - self.near)[seen], np.ones(len(seen)), self.numbered[seen])
-        return predict(self.table.pick(unseen), *solved)
+        return predict(self.table.pick(unseen), solved)
 
     def crossed(self, trained: NDArray[np.bool_], scored: NDArray[np.bool_], fold: Places) -> Floats:
         """For each row of `scored`, the expected gain by a model of the `trained` rows of other folds and groups."""
@@ -107,7 +108,7 @@ def bootstrap(sets: Sets, wish: Floats, rows: Places) -> list[float]:
         drawn = np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])
         if sets.near[drawn].mean() < sets.far[drawn].mean():
             values.append(evaluation.report(wish[drawn], sets.near[drawn], sets.far[drawn]).apgr)
-    return np.percentile(values, [2.5, 97.5]).tolist()
+    return [float(v) for v in np.percentile(values, [2.5, 97.5])]
 
 
 def baselines(sets: Sets, rows: Places) -> dict[str, Any]:
@@ -121,7 +122,9 @@ def baselines(sets: Sets, rows: Places) -> dict[str, Any]:
     return {
         "always-near": {"quality": round(float(sets.near[rows].mean()), 4)},
         "always-far": {"quality": round(float(sets.far[rows].mean()), 4)},
-        "random": {key: round(statistics.mean(getattr(r, key) for r in chance), 3) for key in ("apgr", "cpt50", "cpt80")},
+        "random": {
+            key: round(statistics.mean(getattr(r, key) for r in chance), 3) for key in ("apgr", "cpt50", "cpt80")
+        },
         "length": told(sets, length, rows),
         "oracle": told(sets, best, rows, interval=False),
     }
@@ -186,7 +189,9 @@ def main() -> None:
             row["subjects"] = told(sets, sets.crossed(every, mine, by_subject.astype(np.int64)), rows)
         row["calibration_error"] = calibrated(sets, gain, rows)
         points = evaluation.curve(gain[rows], sets.near[rows], sets.far[rows])
-        row["curve"] = [[round(float(x), 3), round(float(y), 4)] for x, y in zip(points.far, points.quality, strict=True)]
+        row["curve"] = [
+            [round(float(x), 3), round(float(y), 4)] for x, y in zip(points.far, points.quality, strict=True)
+        ]
         top = evaluation.hull(points.far, points.quality)
         row["hull"] = [[round(float(x), 3), round(float(y), 4)] for x, y in zip(top.far, top.quality, strict=True)]
         result[name] = row

@@ -42,7 +42,10 @@ def nine_models(found: list[Item], all_rows: Table, fold: NDArray[np.int64]) -> 
         "usd_1000_at_its_quality": None if reached is None else round(reached * 1000, 4),
         "share_of_its_cost_at_its_quality": None if reached is None else round(reached / its_cost, 3),
         "highest_quality": round(float(top.quality[-1]), 3),
-        "singles": {n: [round(float(c) * 1000, 4), round(float(q), 3)] for n, c, q in zip(names, cost.mean(0), single, strict=True)},
+        "singles": {
+            n: [round(float(c) * 1000, 4), round(float(q), 3)]
+            for n, c, q in zip(names, cost.mean(0), single, strict=True)
+        },
         "hull_of_singles": [[round(float(x) * 1000, 4), round(float(y), 3)] for x, y in zip(*plain, strict=True)],
         "curve": [[round(float(x) * 1000, 4), round(float(y), 3)] for x, y in zip(*top, strict=True)],
     }
@@ -55,7 +58,7 @@ def _guessed(rows: Table, score: Floats, fold: NDArray[np.int64]) -> Floats:
         one, other = rows.pick(seen), rows.pick(unseen)
         for model in range(score.shape[1]):
             solved = solve(one, score[seen, model], np.ones(len(seen)), np.zeros(len(seen), np.int64), rounds=25)
-            out[unseen, model] = predict(other, *solved)
+            out[unseen, model] = predict(other, solved)
     return out
 
 

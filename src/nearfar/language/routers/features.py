@@ -210,8 +210,8 @@ def _counts(
     per = sentences + 1
     return np.array(
         [
-            v[0], v[1], v[2], min(count / per / 20, 5.0), v[3], v[4], min(int(digits.max() if numbers else 0), 12) / 5, v[5],
-            v[6], v[7], v[8], v[9], v[10], min(int(lengths.sum()) / count if count else 0.0, 20.0), v[11],
+            v[0], v[1], v[2], min(count / per / 20, 5.0), v[3], v[4], min(int(digits.max() if numbers else 0), 12) / 5,
+            v[5], v[6], v[7], v[8], v[9], v[10], min(int(lengths.sum()) / count if count else 0.0, 20.0), v[11],
             len(set(words.tolist())) / (count + 1), v[12], v[13], v[14], v[15], v[16], v[17], v[18], v[19], v[20],
             v[21], min(numbers / per, 8.0), v[22], v[23], v[24], v[25], float(count < 8), *v[26:],
         ],

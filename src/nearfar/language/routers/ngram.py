@@ -5,6 +5,7 @@ Plain numpy; no embedding model, no key, nothing downloaded. How it was trained:
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from nearfar.errors import ModelFileError
 from nearfar.language.calibration import Calibration
 from nearfar.language.routers.base import Prompt, Router, Score
-from nearfar.language.routers.features import KINDS, NAMES, features
+from nearfar.language.routers.features import KINDS, NAMES, Features, features
 from nearfar.language.routers.weights import Weights, load
 
 Counts = NDArray[np.float32]
@@ -38,7 +39,7 @@ class Ngram(Router):
         self.calibration = calibration or self.weights.calibration
         """What turns the figure into a probability; exchange it to follow outcomes."""
         width = len(NAMES)
-        self._grams = np.ascontiguousarray(self.weights.grams.T.astype(np.float32))
+        self._grams = np.stack((*self.weights.grams, self.weights.rarity), 1).astype(np.float32)
         shared = self.weights.columns[:, :width]
         ends = width * (1 + len(KINDS))
         self._counts = [shared + self.weights.columns[:, width * (1 + k) : width * (2 + k)] for k in range(len(KINDS))]
@@ -46,8 +47,7 @@ class Ngram(Router):
 
     def score(self, prompt: Prompt) -> Score:
         found = features(looked_at(prompt))
-        kind = found.kind
-        total = self._counts[kind] @ found.counts + found.values @ self._grams.take(found.buckets, axis=0) + self._kinds[kind]
+        kind, total = found.kind, self._total(found)
         gain, quality = total.tolist()
         usual = found.counts - self.weights.usual[kind]
         told = _told(kind, usual, self._counts[kind][0] * usual)
@@ -56,7 +56,14 @@ class Ngram(Router):
 
     def raw(self, prompt: Prompt) -> float:
         """What `calibration` makes a probability of: how much better near is expected to be, about -1 to 1."""
-        return self.calibration.raw(self.score(prompt).probability)
+        return -float(self._total(features(looked_at(prompt)))[0])
+
+    def _total(self, found: Features) -> NDArray[np.float64]:
+        """How much better the far answer is expected to be, and how good the near one."""
+        picked = self._grams.take(found.buckets, axis=0)
+        rare = found.values * picked[:, 2]
+        wording = rare @ picked[:, :2] / math.sqrt(max(float(rare @ rare), 1e-12))
+        return np.asarray(self._counts[found.kind] @ found.counts + wording + self._kinds[found.kind], np.float64)
 
 
 def looked_at(prompt: Prompt) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.errors import InputError
-from nearfar.language.calibration import Calibration, expected_error, fit
+from nearfar.language.calibration import expected_error, fit
 from nearfar.language.routers.features import BITS, KINDS, NAMES, Features, features
 from nearfar.language.routers.weights import COLUMNS, Weights
 
@@ -65,6 +65,18 @@ class Table(NamedTuple):
         where = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(self.starts[rows] - (ends - sizes), sizes)
         return Table(self.indices[where], self.values[where], np.concatenate(([0], ends)), self.counts[rows])
 
+    def rarity(self) -> Floats:
+        """ln((1 + rows) / (1 + rows with it)) + 1 of each n-gram; 0 for those of one row only, which teach nothing."""
+        spread = np.bincount(self.indices, minlength=1 << BITS)
+        return np.where(spread > 1, np.log((1 + len(self.counts)) / (1 + spread)) + 1.0, 0.0)
+
+    def weighed(self, rarity: Floats) -> Table:
+        """Values times rarity, each row scaled to length 1 again (tf-idf with cosine normalisation)."""
+        values = self.values * rarity[self.indices]
+        squares = np.concatenate(([0.0], np.cumsum(values**2)))
+        lengths = np.sqrt(np.maximum(squares[self.starts[1:]] - squares[self.starts[:-1]], 1e-12))
+        return self._replace(values=values / np.repeat(lengths, np.diff(self.starts)))
+
     def times(self, weights: Floats) -> Floats:
         sums = np.concatenate(([0.0], np.cumsum(self.values * weights[self.indices])))
         return np.asarray(sums[self.starts[1:]] - sums[self.starts[:-1]])
@@ -72,6 +84,15 @@ class Table(NamedTuple):
     def transposed_times(self, rows: Floats) -> Floats:
         spread = np.repeat(rows, np.diff(self.starts)) * self.values
         return np.asarray(np.bincount(self.indices, spread, minlength=1 << BITS), np.float64)
+
+
+class Solved(NamedTuple):
+    """One head. `grams` goes with values that `rarity` weighed."""
+
+    grams: Floats
+    columns: Floats
+    bias: float
+    rarity: Floats
 
 
 def columns(found: Features) -> Floats:
@@ -96,13 +117,13 @@ def table(prompts: Sequence[str]) -> Table:
     )
 
 
-def solve(
-    seen: Table, target: Floats, weight: Floats, source: NDArray[np.int64], rounds: int = 40
-) -> tuple[Floats, Floats, float]:
-    """(n-gram weights, column weights, bias) of the least squares by conjugate gradients.
+def solve(seen: Table, target: Floats, weight: Floats, source: NDArray[np.int64], rounds: int = 40) -> Solved:
+    """The least squares by conjugate gradients.
 
     Each source has a mean of its own while learning, pulled to the common one; what is returned has the common one.
     """
+    rarity = seen.rarity()
+    seen = seen.weighed(rarity)
     mean, spread = seen.counts.mean(0), seen.counts.std(0)
     scale = np.where(spread > 1e-6, 1.0 / (np.maximum(spread, 1e-6) * np.sqrt(COLUMNS)), 0.0)
     dense = (seen.counts - mean) * scale
@@ -135,7 +156,7 @@ def solve(
         way, square = softened + now / square * way, now
     per_column = x[grams : grams + COLUMNS] * scale
     own_mean = float(np.average(own @ x[grams + COLUMNS : -1], weights=weight))
-    return x[:grams], per_column, float(x[-1]) + own_mean - float(mean @ per_column)
+    return Solved(x[:grams], per_column, float(x[-1]) + own_mean - float(mean @ per_column), rarity)
 
 
 def train(rows: Sequence[Row], folds: int = 5, seed: int = 0) -> Trained:
@@ -155,12 +176,20 @@ def train(rows: Sequence[Row], folds: int = 5, seed: int = 0) -> Trained:
         seen, unseen = np.flatnonzero(side != fold), np.flatnonzero(side == fold)
         if len(seen) and len(unseen):
             solved = solve(all_rows.pick(seen), (far - near)[seen], weight[seen], source[seen])
-            raw[unseen] = -predict(all_rows.pick(unseen), *solved)
+            raw[unseen] = -predict(all_rows.pick(unseen), solved)
     calibration = fit(raw, good)
     probabilities = np.array([calibration.probability(r) for r in raw.tolist()])
     gain = solve(all_rows, far - near, weight, source)
     quality = solve(all_rows, near, weight, source)
-    weights = Weights.of(gain, quality, usual(all_rows), calibration, len(rows))
+    weights = Weights(
+        np.stack((gain.grams, quality.grams)).astype(np.float16),
+        gain.rarity.astype(np.float16),
+        np.stack((gain.columns, quality.columns)).astype(np.float32),
+        np.array([gain.bias, quality.bias]),
+        usual(all_rows).astype(np.float32),
+        calibration,
+        len(rows),
+    )
     return Trained(weights, len(rows), expected_error(probabilities, good), probabilities)
 
 
@@ -172,8 +201,8 @@ def usual(rows: Table) -> Floats:
     return np.asarray(np.where(number > 0, kinds.T @ counts / np.maximum(number, 1), counts.mean(0)))
 
 
-def predict(rows: Table, grams: Floats, per_column: Floats, bias: float) -> Floats:
-    return rows.times(grams) + rows.counts @ per_column + bias
+def predict(rows: Table, solved: Solved) -> Floats:
+    return rows.weighed(solved.rarity).times(solved.grams) + rows.counts @ solved.columns + solved.bias
 
 
 def fold_of(rows: Sequence[Row], folds: int, seed: int) -> NDArray[np.int64]:
@@ -194,6 +223,3 @@ def check(rows: Sequence[Row]) -> None:
             raise InputError(
                 f"Row {place} has a quality outside 0..1 or a weight that is not above 0.", "Scale qualities to 0..1."
             )
-
-
-__all__ = ["Calibration", "Row", "Table", "Trained", "columns", "fold_of", "predict", "solve", "table", "train"]

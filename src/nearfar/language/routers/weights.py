@@ -1,7 +1,7 @@
 """The n-gram router's weights: values that go to one file, come back checked, and can be averaged.
 
 The file is a plain .npz of fixed names, types and shapes, read without pickle; what is not exactly that is refused.
-Since the features have no trained part, weights of several fleets average to weights (McMahan et al. 2017).
+Weights of several fleets average to weights (McMahan et al. 2017), nearly so where their n-grams are as rare.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ LARGEST = 8 << 20
 _SHAPES: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
     "version": ((), np.int64),
     "grams": ((2, 1 << BITS), np.float16),
+    "rarity": ((1 << BITS,), np.float16),
     "columns": ((2, COLUMNS), np.float32),
     "bias": ((2,), np.float64),
     "usual": ((len(KINDS), len(NAMES)), np.float32),
@@ -36,9 +37,11 @@ _HINT = "Train it again with `nearfar route train`, or leave the option out to u
 
 
 class Weights(NamedTuple):
-    """Row 0 of each: how much better the far answer is. Row 1: how good the near one is."""
+    """Row 0 of grams, columns and bias: how much better the far answer is. Row 1: how good the near one is."""
 
     grams: NDArray[np.float16]
+    rarity: NDArray[np.float16]
+    """What an n-gram's count is multiplied with before the counts are scaled to length 1; the same for both heads."""
     columns: NDArray[np.float32]
     bias: NDArray[np.float64]
     usual: NDArray[np.float32]
@@ -46,24 +49,6 @@ class Weights(NamedTuple):
     calibration: Calibration
     rows: int
     """How many rows they were trained on; what they weigh in an average."""
-
-    @classmethod
-    def of(
-        cls,
-        gain: tuple[NDArray[np.float64], NDArray[np.float64], float],
-        near: tuple[NDArray[np.float64], NDArray[np.float64], float],
-        usual: NDArray[np.float64],
-        calibration: Calibration,
-        rows: int,
-    ) -> Weights:
-        return cls(
-            np.stack((gain[0], near[0])).astype(np.float16),
-            np.stack((gain[1], near[1])).astype(np.float32),
-            np.array([gain[2], near[2]]),
-            usual.astype(np.float32),
-            calibration,
-            rows,
-        )
 
     def export(self) -> bytes:
         """One .npz; equal weights give equal bytes of content."""
@@ -73,6 +58,7 @@ class Weights(NamedTuple):
             out,
             version=np.int64(VERSION),
             grams=self.grams,
+            rarity=self.rarity,
             columns=self.columns,
             bias=self.bias,
             usual=self.usual,
@@ -113,10 +99,12 @@ def read(data: bytes) -> Weights:
         raise ModelFileError("The calibration in the router's file is out of bounds.", _HINT)
     return Weights(
         found["grams"],
+        found["rarity"],
         found["columns"],
         found["bias"],
         found["usual"],
-        Calibration(slope, offset, (a, b, c)), int(found["rows"])
+        Calibration(slope, offset, (a, b, c)),
+        int(found["rows"]),
     )
 
 
@@ -145,6 +133,7 @@ def average(several: Sequence[Weights]) -> Weights:
     offset = sum(s * w.calibration.offset for s, w in zip(shares, several, strict=True))
     return Weights(
         mean("grams").astype(np.float16),
+        mean("rarity").astype(np.float16),
         mean("columns").astype(np.float32),
         mean("bias"),
         mean("usual").astype(np.float32),
