@@ -8,9 +8,9 @@ over groups of `near_duplicates`); what was trained on:
   own        the other folds of the same set only
   transfer   the other three sets only, near-duplicates of scored rows left out
   subjects   (MMLU) the other sets, and the subjects of other folds only: none of the scored subject was seen
-No parameter is fitted to a scored row; the ridge strengths are the constants of routers/train.py, and what was looked at
-while the features were made is told in docs/explanation-routing.md. The 95 % interval is a
-bootstrap over groups, 400 times. Calibration error: 10 bins of equal count; `pooled` one curve for all sets, `own`
+No parameter is fitted to a scored row; the ridge strengths are the constants of routers/train.py, and what was looked
+at while the features were made is told in docs/explanation-routing.md. The 95 % interval is a bootstrap over groups,
+400 times. Calibration error: 10 bins of equal count; `pooled` one curve for all sets, `own`
 refitted on the other folds of the same set, `online` the pooled curve updated after each prompt, in random order.
 Nine models with prices: a predictor for each model, the same folds; the model with the highest prediction minus
 x * cost, over 60 values of x. Cost: price * (characters / 4 + 256 tokens), since the data holds no answer lengths.
