@@ -1,0 +1,1 @@
+"""The weights of the default router: how they were made."""
