@@ -19,7 +19,8 @@ def _blocks(x: np.ndarray, size: int = BLOCK) -> np.ndarray:
 
 
 def _inverse(scale: np.ndarray) -> np.ndarray:
-    return np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+    """1 / scale; 0 for a scale so small that its inverse is no number (GGML's float16 scale is 0 there, too)."""
+    return np.divide(1.0, scale, out=np.zeros_like(scale), where=np.abs(scale) >= np.finfo(np.float32).tiny)
 
 
 def _away(x: np.ndarray) -> np.ndarray:

@@ -102,7 +102,7 @@ _RAW: dict[str, str] = {
     "age.how": """how old is {k} / what is {k}'s age / what age is {k} / {k}'s age / age of {k} / tell me how old {k} is /
         tell me {k}'s age / do you know how old {k} is / how many years old is {k} / what is the age of {k} / how old is {k} now /
         how many years has {k} / and {k}
-        | tell me the age of {k} / do you know {k}'s age / how many years old is {k} now""",
+        | tell me the age of {k} / do you know {k}'s age / tell me how many years old {k} is""",
     "age.most": """who is the oldest / who is oldest / which one is the oldest / tell me the oldest / oldest person / who has the highest age
         | tell me who is oldest / which person is the oldest""",
     "age.least": """who is the youngest / who is youngest / which one is the youngest / tell me the youngest / youngest person /
@@ -112,7 +112,7 @@ _RAW: dict[str, str] = {
         room of {k} / where do I find {k} / tell me where {k} sits / which room has {k} / I am looking for {k} / what is {k}'s room /
         do you know where {k} is / where does {k} work / and {k} / find {k}
         | tell me where I can find {k} / do you know where {k} sits / in what room does {k} sit / tell me {k}'s room""",
-    "hello": """hello / hi / hey / good morning / good evening / hello there / hi there / good day | hey there / hello, good morning""",
+    "hello": """hello / hi / hey / good morning / good evening / hello there / hi there / good day | hey there / good evening to you""",
     "thanks": """thanks / thank you / many thanks / thank you very much / thanks a lot / great, thanks / ok, thank you
         | thank you a lot / great, thank you""",
     "off": """what is the weather like / who won the match / what is the capital of France / tell me a joke / how are you /

@@ -4,7 +4,7 @@
 
 Only what the model must say counts in the loss. Muon (Jordan, 2024) for the matrices, AdamW for the rest; the rate is
 flat, then falls over the last third, so until then ``--dialogues`` may still be changed. Ctrl-C and ``--minutes`` save
-``DIR/checkpoint.pt``, as every 250 steps do; the same command goes on from there. The result is ``DIR/weights.npz``
+``DIR/checkpoint.pt``, as every 500 steps do; the same command goes on from there. The result is ``DIR/weights.npz``
 and ``DIR/vocabulary.json`` for ``export.py``.
 """
 
@@ -31,7 +31,7 @@ from recipes.facts.model import Shape, count, network, save, weights_of
 from recipes.facts.prompt import training_ids
 from recipes.facts.vocabulary import Vocabulary, learn
 
-DIALOGUES, CHUNK, TOKENS = 110_000, 1024, 4096
+DIALOGUES, CHUNK, TOKENS = 70_000, 1024, 2048
 FALL = 0.35  # last share of the run in which the rate falls
 IGNORED = -100
 
@@ -41,7 +41,9 @@ def learn_vocabulary(seed: int, dialogues: int = 6000) -> Vocabulary:
     texts = []
     for index in range(dialogues):
         d = dialogue("train", seed, index)
-        texts += [d.system, *(text for turn in d.turns for text in (turn.question, turn.answer))]
+        texts.append(f" {d.system}")
+        for turn in d.turns:
+            texts += [f"> {turn.question}", turn.answer]  # a blank before the question, none before the answer
     return learn(texts)
 
 
@@ -145,7 +147,7 @@ def train(
             here = float(loss.detach())
             smooth = here if not smooth else 0.98 * smooth + 0.02 * here
             spent = time.monotonic() - wall
-            if state["step"] % 50 == 0:
+            if state["step"] % 100 == 0:
                 speed = (state["tokens"] - before["tokens"]) / spent
                 left = (dialogues - state["seen"]) * spent / max(1, state["seen"] - before["seen"]) / 60
                 print(
@@ -153,7 +155,7 @@ def train(
                     f"rate {rate * share:.1e} {speed:.0f} tokens/s {left:.1f} min left",
                     flush=True,
                 )
-            if state["step"] % 250 == 0:
+            if state["step"] % 500 == 0:
                 keep()
             if spent > minutes * 60:
                 break

@@ -98,8 +98,8 @@ class Vocabulary:
 
 
 def learn(texts: Iterable[str], size: int = SIZE) -> Vocabulary:
-    """Learn the merges from texts: the most frequent pair of neighbours within a word, again and again."""
-    counts = Counter(chunk for text in texts for chunk in _CHUNK.findall(f" {text}") if chunk[-1].isalpha())
+    """Learn the merges from texts, as they stand: the most frequent pair of neighbours in a word, again and again."""
+    counts = Counter(chunk for text in texts for chunk in _CHUNK.findall(text) if chunk[-1].isalpha())
     words = [(list(chunk), n) for chunk, n in sorted(counts.items()) if chunk.isascii()]
     merges: list[str] = []
     while len(merges) < size - BYTES_FROM - BYTES - 95:
