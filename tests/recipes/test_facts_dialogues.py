@@ -50,13 +50,14 @@ def test_seeds_indices_and_parts_differ() -> None:
 
 def test_training_holds_no_held_out_name() -> None:
     titles = {title for kind in words.TITLES.values() for title in kind.split(", ")}  # a room may be a title, too
+    tails = {n.split()[-1] for known in words.TRAINING.values() for n in known}  # mower is held out, lawn mower not
     for i in range(4000):
         d = dialogue("train", 1, i)
         assert not words.HELD_OUT.intersection(entries(d.system)), d.system
         for turn in d.turns:
             if turn.intent == "unknown.absent":
                 asked = turn.question
-                named = [n for n in words.HELD_OUT - titles if re.search(rf"\b{re.escape(n)}(?:'s)?[?.,]*$", asked)]
+                named = [n for n in words.HELD_OUT - titles - tails if re.search(rf"\b{re.escape(n)}(?:'s)?[?.,]*$", asked)]
                 assert not named, turn
 
 
