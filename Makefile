@@ -59,10 +59,10 @@ $(VENV)/.ready-build: constraints.txt | $(PY)
 	@touch $@
 
 $(VENV)/.ready-demo: pyproject.toml constraints.txt $(VENV)/.ready-build
-	@$(INSTALL) -e '.[litert]'
+	@$(INSTALL) -e '.[litert,language]'
 	@touch $@
 
 $(VENV)/.ready-all: pyproject.toml constraints.txt $(VENV)/.ready-build
-	@$(INSTALL) -e '.[litert,hub,track,test,lint]'
+	@$(INSTALL) -e '.[litert,language,hub,track,test,lint]'
 	@$(PIP) install --no-deps trackeval==1.3.0  # with its dependencies it would overwrite OpenCV's folder
 	@touch $@ $(VENV)/.ready-demo

@@ -133,6 +133,22 @@ class Unreachable(MeshError):
     """It was asked, and went away over it: asking another the same thing may have the same effect."""
 
 
+class StreamCut(MeshError):
+    """A streamed answer ended in the middle: some of it was delivered, so it cannot simply be asked for again."""
+
+    code = "stream-cut"
+    service = ""
+    """Who gave the answer until then."""
+    cause: NearfarError | None = None
+
+    @classmethod
+    def of(cls, error: NearfarError, service: str) -> StreamCut:
+        """What befell a service in the middle of its answer."""
+        made = cls(f"The answer of {service} was cut in the middle: {error.message}", error.hint)
+        made.service, made.cause = service, error
+        return made
+
+
 class PortBusy(MeshError):
     """A port that was asked for is taken by somebody else."""
 

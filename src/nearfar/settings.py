@@ -170,6 +170,23 @@ class PlacementSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     ] = 0.05
 
 
+class LanguageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How this node serves language models."""
+
+    context: Annotated[
+        int,
+        Meta(
+            ge=256,
+            le=1 << 24,
+            description="Tokens of prompt and answer that one conversation may have; fewer where the model was trained "
+            "for fewer. Memory grows with it.",
+        ),
+    ] = 4096
+    slots: Annotated[
+        int, Meta(ge=1, le=256, description="Conversations that one service answers at the same time.")
+    ] = 4
+
+
 class StreamsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is kept of streams: `nearfar explain` reads it."""
 
@@ -205,6 +222,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "gateway": GatewaySettings,
     "placement": PlacementSettings,
     "streams": StreamsSettings,
+    "language": LanguageSettings,
     "emulate": EmulateSettings,
 }
 
@@ -219,6 +237,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway: GatewaySettings = GatewaySettings()
     placement: PlacementSettings = PlacementSettings()
     streams: StreamsSettings = StreamsSettings()
+    language: LanguageSettings = LanguageSettings()
     emulate: EmulateSettings = EmulateSettings()
     sources: Mapping[str, str] = {}
 

@@ -96,7 +96,7 @@ class Look:
         """Why the last file has no answer; "" when it has one."""
 
     def __call__(self, file: Path) -> Any:
-        """The file's runtime, inputs and outputs."""
+        """The file's runtime, inputs and outputs; of a language model what the file says of it."""
         from nearfar.models.blobs import sha256_of
         from nearfar.runtimes.inspect import learn_isolated
 
@@ -104,6 +104,8 @@ class Look:
         self.unanswered = learned.reason
         if learned.answer:
             self._answers[sha256_of(file)] = learned.answer
+        if seen.text is not None:
+            return seen.runtime, seen.text, ()
         return seen.runtime, seen.inputs, seen.outputs
 
     def keep(self, manifest: Manifest) -> Manifest:
@@ -153,7 +155,7 @@ def _options(
     )
 
 
-Task = Annotated[str | None, typer.Option("--task", help="object-detection, classification or tensors.")]
+Task = Annotated[str | None, typer.Option("--task", help="object-detection, classification, tensors, chat, ...")]
 Labels = Annotated[str | None, typer.Option("--labels", help="coco80, coco90, or a file with a label a line.")]
 Name = Annotated[str, typer.Option("--name", help="Name in the store; else made from the file's name.")]
 Decoder = Annotated[str | None, typer.Option("--decoder", help="Family of the outputs, when it is not recognised.")]
@@ -166,7 +168,7 @@ Licence = Annotated[str, typer.Option("--licence", help="Licence of the weights.
 @app.command()
 def add(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Model file: .onnx or .tflite.")],
+    file: Annotated[Path, typer.Argument(help="Model file: .onnx, .tflite or .gguf.")],
     task: Task = None,
     labels: Labels = None,
     name: Name = "",
@@ -262,15 +264,16 @@ def _tell(manifest: Manifest, json: bool, look: Look) -> None:
     if json:
         print_json(msgspec.to_builtins(manifest))
         return
+    from nearfar.models.manifest import LANGUAGE
+
     out = console()
     kind = manifest.decoder.kind if manifest.decoder else "none"
-    out.print(
-        f"Added [bold]{manifest.name}[/]: {manifest.task.value}, decoder {kind}, {len(manifest.variants)} variant(s)."
-    )
+    read = "" if manifest.task in LANGUAGE else f" decoder {kind},"
+    out.print(f"Added [bold]{manifest.name}[/]: {manifest.task.value},{read} {len(manifest.variants)} variant(s).")
     why = manifest.provenance.get("recognised")
     if why:
         out.print(f"[dim]  {escape(why)}[/]")
-    if not manifest.labels and manifest.task.value != "tensors":
+    if not manifest.labels and manifest.decoder is not None:
         out.print(
             "[yellow]  its classes are shown as numbers[/]; to name them, "
             f"[bold]nearfar models remove {manifest.name}[/] and add it with --labels"

@@ -98,7 +98,7 @@ def model_names(store: Store, wanted: list[str]) -> list[str]:
     names = []
     for text in wanted:
         path = Path(text)
-        if path.suffix in (".onnx", ".tflite", ".xml", ".toml") or "/" in text:
+        if path.suffix in (".onnx", ".tflite", ".xml", ".toml", ".gguf") or "/" in text:
             from nearfar.cli.models import add_model
 
             names.append(add_model(store, path).name)

@@ -12,11 +12,22 @@ import msgspec
 
 from nearfar.client.backup import Backup, Choice, Robust, Sent
 from nearfar.client.listening import Listeners
+from nearfar.client.reading import (
+    ELSEWHERE,
+    MOST_ATTEMPTS,
+    MOST_DEATHS,
+    again,
+    description,
+    failure,
+    read,
+    refused_as_doomed,
+    tell,
+)
+from nearfar.client.talking import Talking
 from nearfar.client.view import FleetView
 from nearfar.errors import (
     DeadlineExceeded,
     InferenceError,
-    InputError,
     MeshError,
     NearfarError,
     NoCandidate,
@@ -26,7 +37,7 @@ from nearfar.errors import (
 )
 from nearfar.fleet.events import NEVER, PromiseBroken, RequestAnswered, RequestFailed, RequestSent
 from nearfar.fleet.snapshot import Snapshot
-from nearfar.mesh.base import Buffer, Mesh, Message
+from nearfar.mesh.base import Buffer, Mesh
 from nearfar.node import keys
 from nearfar.node.prober import Prober
 from nearfar.node.worker import Description
@@ -43,28 +54,19 @@ from nearfar.types.tensor import Tensor
 from nearfar.types.units import Bytes, Milliseconds, Seconds
 from nearfar.types.wire import (
     CallHead,
-    Failure,
     Operation,
-    ReplyHead,
     body_of,
-    decode_reply,
     encode,
     heads_of,
-    tensors_of,
 )
 
 PATIENCE = 30.0
 """Seconds to wait for an answer when the request has no deadline."""
 UNKNOWN_RTT_MS = 5.0
 """What is assumed of a way that nobody has measured yet."""
-_ELSEWHERE = (MeshError, Overloaded, InferenceError)
-"""Failures after which another service may do better. An inference has no side effect, so repeating one is safe."""
-MOST_DEATHS = 2
-"""Services that may vanish over one request; then the request itself is what kills them."""
 SILENT_FIRST = 0.8
 """Seconds without a report before a service vanished: then its machine or the way to it is gone, which no request does.
 Reports come twice a second, and the shortest lease that is of use is 1 s."""
-MOST_ATTEMPTS = 8
 _NO_QOS = Qos()
 
 
@@ -86,7 +88,9 @@ class Client:
         """Hear every decision before it is acted on, and every attempt that failed."""
         self.robust = Robust(hedge_share)
         """Second copies: their budget, and how many there were."""
-        self._random = random.Random()  # noqa: S311 - spreads load, keeps no secret
+        self.text = Talking(self)
+        """Calls of language models."""
+        self.random = random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._prober: Prober | None = None
         self._probing: asyncio.Task[None] | None = None
         self._descriptions: dict[tuple[ServiceId, str], Description] = {}
@@ -99,7 +103,7 @@ class Client:
     def decide(self, request: Request) -> Decision:
         """Where the request would go now, with the figures and the refusals; nothing is sent."""
         now = Seconds(time.monotonic())
-        return decide(self.view.snapshot(now), request, now, self._random, self.policy)
+        return decide(self.view.snapshot(now), request, now, self.random, self.policy)
 
     def link_to(self, model: ModelName, incumbent: ServiceId | None) -> tuple[float, float | None]:
         """Round trip in milliseconds and bandwidth in bytes per second to whom the model's next request will likely go.
@@ -122,7 +126,7 @@ class Client:
             if decision.chosen is not None:
                 return
             if time.monotonic() > end:
-                raise self._nobody(model, decision, [])
+                raise self.nobody(model, decision, [])
             await asyncio.sleep(0.02)
 
     def probe_links(self) -> None:
@@ -203,7 +207,7 @@ class Client:
             if known is not None:
                 return known
         answer = await self._ask(Request(model, self.me, qos=qos), CallHead(Operation.DESCRIBE), [b""])
-        described = _description(answer)
+        described = description(answer)
         view = self.snapshot().services.get(answer.served_by)
         if view is not None:
             for old in [key for key in self._descriptions if key[0] == answer.served_by]:
@@ -223,11 +227,11 @@ class Client:
             while True:
                 now = Seconds(time.monotonic())
                 snapshot = self.view.snapshot(now)
-                decision = decide(snapshot, request, now, self._random, self.policy)
+                decision = decide(snapshot, request, now, self.random, self.policy)
                 if self.listeners:
                     self.listeners.decided(request, decision, snapshot, now)
                 if decision.chosen is None:
-                    raise self._nobody(request.model, decision, attempts)
+                    raise self.nobody(request.model, decision, attempts)
                 if decision.late and (refused := refused_as_late(snapshot, request, decision, now)) is not None:
                     raise refused
                 service = decision.chosen
@@ -240,7 +244,7 @@ class Client:
                 except NearfarError as error:
                     if self.listeners:
                         self.listeners.failed(request, service, error, Milliseconds((time.monotonic() - now) * 1000))
-                    if not isinstance(error, _ELSEWHERE) and not _refused_as_doomed(error):
+                    if not isinstance(error, ELSEWHERE) and not refused_as_doomed(error):
                         raise
                     attempts.append((service, error))
                     second = await backup.rest()
@@ -251,16 +255,16 @@ class Client:
                     deaths = sum(isinstance(e, Unreachable) and e.vanished for _, e in attempts)
                     if deaths >= MOST_DEATHS:
                         raise InferenceError(
-                            f"{deaths} services died over this request: {_tell(attempts)}.",
+                            f"{deaths} services died over this request: {tell(attempts)}.",
                             "It is not tried again: its input may be what ends them.",
                         ) from None
                     if len(attempts) >= MOST_ATTEMPTS:
                         raise
                     left = end - time.monotonic()
                     if left <= 0:
-                        raise DeadlineExceeded(f"The deadline passed after {_tell(attempts)}.") from None
+                        raise DeadlineExceeded(f"The deadline passed after {tell(attempts)}.") from None
                     aside = True  # what befell one request does not move its stream; the next decision may
-                    request = _again(request, Milliseconds(left * 1000), attempts)
+                    request = again(request, Milliseconds(left * 1000), attempts)
         finally:
             backup.close()
 
@@ -291,7 +295,7 @@ class Client:
         if not sent.settled:
             sent.settled = True
             now = time.monotonic()
-            code = "doomed" if _refused_as_doomed(error) else error.code
+            code = "doomed" if refused_as_doomed(error) else error.code
             waited = Milliseconds((now - since) * 1000)
             self.view.add(RequestFailed(sent.service, code, Seconds(now), waited, sent.due, queued))
 
@@ -308,10 +312,10 @@ class Client:
             message = await self.mesh.request(
                 keys.service_key(service), encode(head), asking.body, end - sent, private=private
             )
-            reply, outputs = _read(message, service, head.operation)
+            reply, outputs = read(message, service, head.operation)
             if reply.failure is not None:
                 queued = reply.queued
-                raise _failure(reply.failure)
+                raise failure(reply.failure)
         except NearfarError as error:
             if isinstance(error, Unreachable) and error.vanished and self._was_silent(service):
                 error.vanished = False
@@ -336,9 +340,10 @@ class Client:
         view = self.snapshot().services.get(service)
         return view is not None and time.monotonic() - view.heard > SILENT_FIRST
 
-    def _nobody(
+    def nobody(
         self, model: ModelName, decision: Decision, attempts: Sequence[tuple[ServiceId, NearfarError]]
     ) -> NearfarError:
+        """Why no service can take a request, as the error to raise."""
         tried = dict(attempts)
         refusals = [
             {"subject": r.subject, "code": r.code, "reason": str(tried.get(ServiceId(r.subject), r.reason))}
@@ -346,7 +351,7 @@ class Client:
         ]
         last = attempts[-1][1] if attempts else None
         if last is not None and (
-            _refused_as_doomed(last) or (isinstance(last, MeshError) and not isinstance(last, Unreachable))
+            refused_as_doomed(last) or (isinstance(last, MeshError) and not isinstance(last, Unreachable))
         ):
             return last  # nobody else can take it, and this says more than that nobody can
         snapshot = self.snapshot()
@@ -361,8 +366,8 @@ class Client:
         overloaded = [e for _, e in attempts if isinstance(e, Overloaded)]
         retry = min((e.retry_after for e in overloaded), default=1.0)
         if overloaded and len(overloaded) == len(attempts):
-            return Overloaded(f"Every service of {model} is busy: {_tell(attempts)}.", "Try again later.", retry)
-        told = f" after {_tell(attempts)}" if attempts else ""
+            return Overloaded(f"Every service of {model} is busy: {tell(attempts)}.", "Try again later.", retry)
+        told = f" after {tell(attempts)}" if attempts else ""
         hint = "See 'nearfar services' for how each one does."
         return NoCandidate(f"No service can take {model}{told}: {decision.reason}", hint, refusals, retry)
 
@@ -403,9 +408,9 @@ class _Asking:
 
     def choose(self, excluded: tuple[ServiceId, ...]) -> Choice:
         client, now = self.client, Seconds(time.monotonic())
-        again = _again(self.request, Milliseconds((self.end - now) * 1000), self.attempts, excluded)
+        second = again(self.request, Milliseconds((self.end - now) * 1000), self.attempts, excluded)
         snapshot = client.view.snapshot(now)
-        return Choice(again, decide(snapshot, again, now, client._random, client.policy), snapshot)
+        return Choice(second, decide(snapshot, second, now, client.random, client.policy), snapshot)
 
     def ask(self, choice: Choice, first: ServiceId, since: float) -> tuple[Sent, Coroutine[Any, Any, Answer]]:
         client, now = self.client, Seconds(time.monotonic())
@@ -418,57 +423,3 @@ class _Asking:
 
     def drop(self, sent: Sent) -> None:
         self.client._drop(sent)
-
-
-def _read(message: Message, service: ServiceId, operation: Operation) -> tuple[ReplyHead, list[Tensor]]:
-    """The answer in a message, or the failure. Raises `MeshError` when it makes no sense."""
-    try:
-        reply = decode_reply(message.head)
-        if reply.failure is None:
-            if operation is Operation.DESCRIBE:
-                return reply, [Tensor.raw("description", message.body)]
-            return reply, tensors_of(reply.tensors, message.body)
-    except (msgspec.MsgspecError, InputError) as error:  # its fault, not the caller's input
-        raise _unreadable(service, error) from None
-    return reply, []
-
-
-def _failure(failure: Failure) -> NearfarError:
-    """What the service said. That it cannot keep the deadline leaves time to ask another, unlike our own timer."""
-    error = failure.error()
-    if isinstance(error, DeadlineExceeded):
-        error.foreseen = True
-    return error
-
-
-def _refused_as_doomed(error: NearfarError) -> bool:
-    return isinstance(error, DeadlineExceeded) and error.foreseen
-
-
-def _again(
-    request: Request,
-    left: Milliseconds,
-    attempts: Sequence[tuple[ServiceId, NearfarError]],
-    excluded: tuple[ServiceId, ...] = (),
-) -> Request:
-    """The request for another service than those that failed or were asked, with what is left of its deadline."""
-    qos = request.qos
-    if qos.deadline is not None:
-        qos = msgspec.structs.replace(qos, deadline=left)
-    without = dict.fromkeys((*request.excluded, *(service for service, _ in attempts), *excluded))
-    return msgspec.structs.replace(request, qos=qos, excluded=tuple(without))
-
-
-def _description(answer: Answer) -> Description:
-    try:
-        return msgspec.json.decode(answer.outputs[0].buffer, type=Description)
-    except ValueError as error:  # not JSON, not UTF-8
-        raise _unreadable(answer.served_by, error) from None
-
-
-def _unreadable(service: ServiceId, error: Exception) -> MeshError:
-    return MeshError(f"{service} answered what cannot be read: {error}.", "Does it run another version?")
-
-
-def _tell(attempts: Sequence[tuple[ServiceId, NearfarError]]) -> str:
-    return "; ".join(f"{service}: {error.message}" for service, error in attempts)

@@ -15,6 +15,7 @@ from nearfar.models.manifest import LONGEST_TEXT, Manifest, Task, Variant, manif
 from nearfar.models.process import Pipeline
 from nearfar.models.recognise import Recognition, recognise
 from nearfar.models.store import Store
+from nearfar.models.textfile import add_text, is_gguf
 from nearfar.types.ids import is_name
 from nearfar.types.tensor import TensorSpec
 
@@ -53,6 +54,8 @@ def add_file(store: Store, path: Path, inspect: Inspect, options: AddOptions = A
     The reason for the family is in `provenance.recognised`. Raises `ManifestError` naming the flag or the field,
     `ModelFileError` (from `inspect`), `StoreError`. Adding the same file again changes nothing.
     """
+    if is_gguf(path):
+        return add_text(store, path, inspect, options)
     name = _free(store, options.name or name_of(path.name))
     format_, inputs, outputs = inspect(path)
     if not options.name:

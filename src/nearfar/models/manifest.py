@@ -29,6 +29,14 @@ class Task(StrEnum):
     CLASSIFICATION = "classification"
     TENSORS = "tensors"
     """Arrays in, arrays out; no pre- or post-processing."""
+    CHAT = "chat"
+    """A language model: messages or a text in, a text out."""
+    EMBEDDING = "embedding"
+    """Texts in, a vector for each out."""
+
+
+LANGUAGE = frozenset({Task.CHAT, Task.EMBEDDING})
+"""Tasks whose models take text."""
 
 
 class Resize(StrEnum):
@@ -189,7 +197,7 @@ def _format(value: Any, path: str) -> str:
     """A format of ours, or `x-...` for one that a third party's runtime loads."""
     if isinstance(value, str) and value.startswith("x-") and is_name(value):
         return value
-    return str(f.one_of("onnx", "tflite", "openvino", "fake")(value, path))
+    return str(f.one_of("onnx", "tflite", "openvino", "gguf", "far", "fake")(value, path))
 
 
 def _sha256(value: Any, path: str) -> str:
@@ -329,10 +337,11 @@ def manifest_of(raw: object) -> Manifest:
     """A manifest from plain values (parsed TOML or JSON). Raises `ManifestError` naming the field."""
     values = f.table(raw, "", _MANIFEST)
     manifest = Manifest(**{**values, "task": Task(values["task"])})
-    if manifest.task is Task.TENSORS:
+    if manifest.task is Task.TENSORS or manifest.task in LANGUAGE:
         for key in ("input", "decoder"):
             if values[key] is not None:
-                raise ManifestError(f"{key} is there, but task is 'tensors'.", f"Remove [{key}] or change task.")
+                told = f"{key} is there, but task is {manifest.task.value!r}."
+                raise ManifestError(told, f"Remove [{key}] or change task.")
         return manifest
     for key in ("input", "decoder"):
         if values[key] is None:

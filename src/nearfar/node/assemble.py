@@ -14,11 +14,12 @@ from nearfar.mesh.base import Mesh
 from nearfar.mesh.impaired import ImpairedMesh, Impairment
 from nearfar.mesh.zenoh_options import TlsFiles, ZenohOptions, loopback
 from nearfar.models.choose import Choice, choose
+from nearfar.models.manifest import LANGUAGE
 from nearfar.models.manifest_toml import to_toml
 from nearfar.models.store import Store
 from nearfar.node.agent import GHOST, Agent, Usage
 from nearfar.node.inventory import Inventory
-from nearfar.node.spec import ServiceSpec
+from nearfar.node.spec import ServiceSpec, TextSpec
 from nearfar.settings import Settings
 from nearfar.types.ids import ModelName, NodeId, VariantId
 from nearfar.types.units import Bytes, Seconds
@@ -118,7 +119,12 @@ class Assembler:
             cost=node.cost,
             self_test_every=node.self_test_every_ms / 1000,
             known_answer=stored.answer(choice.variant.id),
+            text=self._text() if stored.manifest.task in LANGUAGE else None,
         )
+
+    def _text(self) -> TextSpec:
+        language = self._settings.language
+        return TextSpec(language.context, language.slots, self._settings.node.memory_limit)
 
     def stored(self) -> list[ModelName]:
         return [ModelName(manifest.name) for manifest in self.store.list()]

@@ -12,6 +12,7 @@ import msgspec
 
 from nearfar.errors import InferenceError, NearfarError
 from nearfar.node.spec import ServiceSpec
+from nearfar.node.talkmeter import TextMeter
 from nearfar.types.histogram import Histogram
 from nearfar.types.request import Stages
 from nearfar.types.telemetry import NOT_TESTED, SelfTest, ServiceReport, ServiceState, StageSummary
@@ -53,6 +54,9 @@ class Meter:
         """(moment, failed by its own fault) of the last requests."""
         self._self_test = NOT_TESTED
         self._tested = time.monotonic()
+        self.text: TextMeter | None = None
+        """Of a language service."""
+        self.workers = spec.workers
 
     @property
     def model(self) -> str:
@@ -94,6 +98,15 @@ class Meter:
             recent = [failed for moment, failed in self._outcomes if now - moment <= ERROR_AGE]
         return Ratio(sum(recent) / len(recent)) if len(recent) >= ERROR_LEAST else Ratio(0.0)
 
+    def count_in(self) -> None:
+        """One more is worked on; called by several threads."""
+        with self._lock:
+            self.in_flight += 1
+
+    def count_out(self) -> None:
+        with self._lock:
+            self.in_flight -= 1
+
     @property
     def idle(self) -> bool:
         return not self.in_flight and not self.queued
@@ -127,7 +140,7 @@ class Meter:
             queued=self.queued,
             in_flight=self.in_flight,
             queue_limit=spec.queue_limit,
-            workers=spec.workers,
+            workers=self.workers,
             answered=self.answered,
             failed=self.failed,
             refused=self.refused,
@@ -138,6 +151,7 @@ class Meter:
             cost=spec.cost,
             error_rate=self.error_rate(time.monotonic()),
             self_test=msgspec.structs.replace(self._self_test, age=Seconds(time.monotonic() - self._tested)),
+            text=self.text.report() if self.text is not None else None,
         )
 
 

@@ -14,11 +14,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from nearfar.errors import InferenceError, ModelFileError, NearfarError
+from nearfar.errors import InferenceError, ModelFileError, NearfarError, SelfTestFailed
 from nearfar.node import keys
 from nearfar.node.meter import Meter
 from nearfar.node.selftest import SelfTester, first_test
@@ -31,7 +31,7 @@ from nearfar.types.tensor import TensorSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from nearfar.mesh.base import Mesh
+    from nearfar.mesh.base import Call, Mesh
 
 REPORT_EVERY = 0.5
 """Seconds between reports when nothing changes."""
@@ -105,6 +105,65 @@ def blank(spec: TensorSpec) -> NDArray[Any]:
     return np.zeros([max(1, d) for d in spec.shape], dtype=spec.dtype.value)
 
 
+class _Heart(Protocol):
+    """What answers calls: `worker.Pool` or `talk.TextPool`."""
+
+    def accept(self, call: Call) -> None: ...
+
+    def longest(self, now: float) -> float: ...
+
+    def close(self) -> None: ...
+
+
+class _Loaded(Protocol):
+    """A variant that is loaded and was tried once, ready to be served."""
+
+    meter: Meter
+    profile_ms: float
+
+    def serve(self, reporter: Reporter) -> tuple[_Heart, _Tester | None]: ...
+
+
+class _Tester(Protocol):
+    error: SelfTestFailed | None
+
+    def longest(self, now: float) -> float: ...
+
+    def close(self) -> None: ...
+
+
+class _Tensors:
+    """A variant that takes tensors or pictures."""
+
+    def __init__(self, spec: ServiceSpec) -> None:
+        self._spec = spec
+        self._engines, self._description = _load(spec)
+        self.meter = Meter(spec, 0.0)
+        tested = spec.self_test_every > 0
+        engines = self._engines
+        self._question = first_test(engines, spec.known_answer, self.meter, spec.self_tests_failed) if tested else None
+        # The question warmed the engine up; the way of a picture, which it does not take, it did not.
+        warm = self._question is not None and engines[0].pipeline is None
+        self.profile_ms = _profile(engines[0], WARM_UP - warm)
+
+    def serve(self, reporter: Reporter) -> tuple[_Heart, _Tester | None]:
+        spec, meter, engines = self._spec, self.meter, self._engines
+        pool = Pool(engines, meter, self._description, spec.queue_limit, reporter.changed)
+        question = self._question
+        tester = SelfTester(question, engines, spec.self_test_every, meter, reporter.now) if question else None
+        return pool, tester
+
+
+def _loaded(spec: ServiceSpec) -> _Loaded:
+    from nearfar.models.manifest import LANGUAGE, parse_manifest
+
+    if parse_manifest(spec.manifest, spec.model).task in LANGUAGE:
+        from nearfar.node.talkservice import Talk
+
+        return Talk(spec)
+    return _Tensors(spec)
+
+
 def _load(spec: ServiceSpec) -> tuple[list[Engine], Description]:
     from nearfar.models.manifest import Task, parse_manifest
     from nearfar.models.process import Pipeline
@@ -165,20 +224,15 @@ def serve(spec: ServiceSpec, stop: threading.Event) -> None:
     from nearfar.mesh.impaired import ImpairedMesh
     from nearfar.mesh.zenoh import ZenohMesh
 
-    engines, description = _load(spec)
-    meter = Meter(spec, 0.0)
-    tested = spec.self_test_every > 0
-    question = first_test(engines, spec.known_answer, meter, spec.self_tests_failed) if tested else None
-    # The question warmed the engine up; the way of a picture, which it does not take, it did not.
-    profile_ms = _profile(engines[0], WARM_UP - (question is not None and engines[0].pipeline is None))
-    meter.start(profile_ms)
+    loaded = _loaded(spec)
+    meter = loaded.meter
+    meter.start(loaded.profile_ms)
     zenoh = ZenohMesh(spec.mesh)
     mesh: Mesh = ImpairedMesh(zenoh, spec.impairment) if spec.impairment else zenoh
     reporter = Reporter(mesh, meter, keys.service_report_key(spec.service))
-    pool = Pool(engines, meter, description, spec.queue_limit, reporter.changed)
-    tester = SelfTester(question, engines, spec.self_test_every, meter, reporter.now) if question else None
+    pool, tester = loaded.serve(reporter)
     handle = mesh.serve(keys.service_key(spec.service), pool.accept)
-    ready = Word(Milestone.READY, profile_ms=profile_ms)
+    ready = Word(Milestone.READY, profile_ms=loaded.profile_ms)
     _say(ready)
     looks = 0
     while not stop.wait(LOOK_EVERY) and not (tester and tester.error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -9,6 +10,15 @@ import msgspec
 from nearfar.mesh.impaired import Impairment
 from nearfar.mesh.zenoh_options import ZenohOptions
 from nearfar.types.ids import ModelName, NodeId, ServiceId, VariantId, service_id
+
+
+class TextSpec(msgspec.Struct, frozen=True):
+    """How a language model is loaded: `context` in tokens, `memory` in bytes (0: what is free)."""
+
+    context: int
+    slots: int
+    memory: int = 0
+    settings: Mapping[str, str] = {}
 
 
 class ServiceSpec(msgspec.Struct, frozen=True):
@@ -40,6 +50,9 @@ class ServiceSpec(msgspec.Struct, frozen=True):
     """The recorded answer as `runtimes/known_answer.py` wrote it; "" when there is none."""
     self_tests_failed: int = 0
     """Of this service since its node started."""
+
+    text: TextSpec | None = None
+    """Of a language model."""
 
     @property
     def service(self) -> ServiceId:

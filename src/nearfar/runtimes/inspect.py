@@ -19,6 +19,7 @@ from nearfar.errors import ModelFileError, NearfarError, by_code
 from nearfar.limits import usable_memory
 from nearfar.runtimes import known_answer, registry
 from nearfar.runtimes.base import LoadOptions, OutputForms
+from nearfar.runtimes.text import TextFacts, TextRuntime
 from nearfar.types.tensor import TensorSpec
 
 _LEAST_ADDRESSES = 4 * 1024**3
@@ -31,6 +32,7 @@ class Finding(msgspec.Struct, frozen=True):
     runtime: str = ""
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    text: TextFacts | None = None
     code: str = ""
     message: str = ""
     hint: str = ""
@@ -85,7 +87,7 @@ def _isolated(path: Path, timeout: float, flags: tuple[str, ...]) -> tuple[regis
         ) from None
     if finding.code:
         raise by_code(finding.code)(finding.message, finding.hint)
-    return registry.Inspection(finding.runtime, finding.inputs, finding.outputs), lines[1:], end
+    return registry.Inspection(finding.runtime, finding.inputs, finding.outputs, finding.text), lines[1:], end
 
 
 def limit_memory() -> None:
@@ -99,6 +101,8 @@ def limit_memory() -> None:
 
 def learn_here(path: Path, name: str) -> Learned:
     """The file's answer with the runtime that loads it, in this process."""
+    if isinstance(registry.runtime(name), TextRuntime):
+        return Learned(reason="a language model is asked for its first answer when it starts")
     if name == "fake":
         return Learned(reason="what a fake answers depends on how often it was asked")
     try:
@@ -122,7 +126,7 @@ def main(path: str, answer: bool = False) -> None:
     limit_memory()
     try:
         found = registry.inspect_here(Path(path))
-        finding = Finding(found.runtime, found.inputs, found.outputs)
+        finding = Finding(found.runtime, found.inputs, found.outputs, found.text)
     except NearfarError as error:
         finding = Finding(code=error.code, message=error.message, hint=error.hint)
     _say(finding)

@@ -8,11 +8,13 @@ from nearfar.errors import ModelFileError
 
 TFLITE_IDENTIFIER = b"TFL3"
 """File identifier at bytes 4 to 8 of a TensorFlow Lite flatbuffer (schema.fbs, `file_identifier`)."""
+GGUF_MAGIC = b"GGUF"
+"""First bytes of a GGUF file (its specification, "File structure")."""
 _HEAD = 4096
 
 
 def format_of(path: Path) -> str:
-    """`tflite`, `openvino` (IR), `fake` or `onnx`, from the content.
+    """`tflite`, `openvino` (IR), `gguf`, `fake` or `onnx`, from the content.
 
     ONNX is protobuf without a magic number, so `onnx` means "none of the others, and starts like a protobuf message".
     Raises `ModelFileError` when the file is absent, unreadable, empty or of none of these.
@@ -20,6 +22,8 @@ def format_of(path: Path) -> str:
     head = read_head(path)
     if head[4:8] == TFLITE_IDENTIFIER:
         return "tflite"
+    if head[:4] == GGUF_MAGIC:
+        return "gguf"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith((b"<?xml", b"<net")):
         return "openvino"
@@ -29,7 +33,7 @@ def format_of(path: Path) -> str:
     if head[0] & 0x07 in (0, 2) and 1 <= head[0] >> 3 <= 25 and not _is_text(head):
         return "onnx"
     raise ModelFileError(
-        f"{path.name} is of no known model format.", "Give an .onnx or .tflite file, or an OpenVINO .xml."
+        f"{path.name} is of no known model format.", "Give an .onnx, .tflite or .gguf file, or an OpenVINO .xml."
     )
 
 

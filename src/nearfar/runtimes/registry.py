@@ -14,6 +14,7 @@ from nearfar.runtimes import accelerators
 from nearfar.runtimes.base import LoadOptions, Runtime
 from nearfar.runtimes.engine import one_line
 from nearfar.runtimes.modelfile import format_of
+from nearfar.runtimes.text import TextFacts, TextRuntime
 from nearfar.types.telemetry import ComputeUnit
 from nearfar.types.tensor import TensorSpec
 
@@ -24,6 +25,7 @@ BUILT_IN: Mapping[str, str] = {
     "onnx": "nearfar.runtimes.onnx:OnnxRuntime",
     "litert": "nearfar.runtimes.litert:LiteRtRuntime",
     "openvino": "nearfar.runtimes.openvino:OpenVinoRuntime",
+    "llamacpp": "nearfar.runtimes.llamacpp:LlamaCppRuntime",
     "fake": "nearfar.runtimes.fake:FakeRuntime",
 }
 """In the order in which they are tried for a file that several of them load."""
@@ -44,6 +46,8 @@ class Inspection(NamedTuple):
     runtime: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    text: TextFacts | None = None
+    """Of a language model, which takes no tensors."""
 
 
 def known() -> dict[str, str]:
@@ -135,7 +139,10 @@ def inspect_here(path: Path) -> Inspection:
     said: list[str] = []
     for name in names:
         try:
-            with runtime(name).load(path, LoadOptions()) as variant:
+            engine = runtime(name)
+            if isinstance(engine, TextRuntime):
+                return Inspection(name, (), (), engine.facts(path))
+            with engine.load(path, LoadOptions()) as variant:
                 return Inspection(name, variant.inputs, variant.outputs)
         except (ModelFileError, RuntimeUnavailable) as error:
             said.append(f"{name}: {error.message}")

@@ -97,6 +97,8 @@ class Request(msgspec.Struct, frozen=True):
     """Services that already failed this very request."""
     frame: int | None = None
     """Number of the stream's frame that it carries, for its trail; None when it is no frame."""
+    first_token: bool = False
+    """Whether the deadline is that of an answer's first token, and not of the whole answer."""
     forecast: Milliseconds | None = None
     """What the stream's monitor expects of the incumbent soon, when it sees the promise threatened or broken there:
     then no hysteresis holds the stream to it. None while the promise is kept."""

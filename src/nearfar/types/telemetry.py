@@ -82,6 +82,24 @@ class SelfTest(msgspec.Struct, frozen=True):
 NOT_TESTED = SelfTest()
 
 
+class TextReport(msgspec.Struct, frozen=True):
+    """What a language service measured of itself lately; 0 where nothing was measured yet."""
+
+    context: int = 0
+    """Tokens of prompt and answer together that one conversation may have."""
+    first_token_ms: Milliseconds = Milliseconds(0.0)
+    """Recent mean time from the start of the work on a call to its first token, without waiting."""
+    prefill_per_s: float = 0.0
+    """Tokens of a prompt read per second."""
+    decode_per_s: float = 0.0
+    """Tokens of one answer written per second."""
+    tokens_in: int = 0
+    """Of all prompts since the start."""
+    tokens_reused: int = 0
+    """Of these, how many needed no work as the beginning was known."""
+    tokens_out: int = 0
+
+
 class ServiceReport(msgspec.Struct, frozen=True):
     """Telemetry of one service, published by the service itself (or by its agent when it is not running)."""
 
@@ -116,6 +134,8 @@ class ServiceReport(msgspec.Struct, frozen=True):
     error_rate: Ratio = Ratio(0.0)
     """Share of its last requests that failed by its own fault (`node/meter.py`); 0 while there are too few to tell."""
     self_test: SelfTest = NOT_TESTED
+    text: TextReport | None = None
+    """Of a language service."""
 
 
 class LinkReport(msgspec.Struct, frozen=True):

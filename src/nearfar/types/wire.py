@@ -11,7 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from nearfar.errors import NearfarError, by_code
-from nearfar.types.request import Stages
+from nearfar.types.request import Privacy, Stages
 from nearfar.types.tensor import DType, Tensor
 
 ALIGN = 64
@@ -25,6 +25,33 @@ class Operation(StrEnum):
     """An image in; out come `boxes`, `scores`, `class_ids` (detector) or `scores`, `class_ids` (classifier)."""
     DESCRIBE = "describe"
     """Nothing in; out comes the manifest and the tensor specs as JSON."""
+    CHAT = "chat"
+    """The JSON of a chat completion in, that of its answer out; streamed: its chunks, a line each."""
+    COMPLETE = "complete"
+    """As CHAT, for a text that is continued."""
+    EMBED = "embed"
+    """The JSON of an embedding request in, that of its answer out."""
+
+
+TEXT = frozenset({Operation.CHAT, Operation.COMPLETE, Operation.EMBED})
+"""Operations of language models: their body is the JSON that every engine and every far end speaks."""
+
+
+class TextContext(msgspec.Struct, frozen=True, array_like=True):
+    """What a language engine must know of a call beside its body. Nothing in it is part of a prompt."""
+
+    privacy: Privacy = Privacy.FLEET
+    """How far the data may travel; whoever does not say so has not allowed a far end."""
+    streamed: bool = False
+    """Whether the body asks for chunks."""
+    reason: str = ""
+    """Why it goes where it goes, for the ledger of a far end."""
+    conversation: str = ""
+    """Calls of one conversation share the work that was done on its beginning."""
+    caller: str = ""
+    """Whose call it is: the name of a key, never the key."""
+    request: str = ""
+    """An id that all attempts of one request share."""
 
 
 class TensorHead(msgspec.Struct, frozen=True, array_like=True):
@@ -35,7 +62,8 @@ class TensorHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CallHead(msgspec.Struct, frozen=True, array_like=True):
-    """A request. `budget_ms` is what is left of the deadline when it was sent; 0 means none."""
+    """A request. `budget_ms` is what is left of the deadline when it was sent; 0 means none. Of a streamed answer the
+    deadline is that of its first token."""
 
     operation: Operation
     budget_ms: float = 0.0
@@ -44,6 +72,8 @@ class CallHead(msgspec.Struct, frozen=True, array_like=True):
     """(kind, width, height) when the body is an image."""
     wanted: tuple[str, ...] = ()
     """Names of outputs to send back; empty for all."""
+    text: TextContext | None = None
+    """Of a language model's call."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):

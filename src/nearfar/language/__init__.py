@@ -1,0 +1,1 @@
+"""Prompts: what may go where, who answers, near, far or both, and what it cost."""

@@ -1,0 +1,187 @@
+"""The heart of a language service: as many threads as the engine has slots, each with one conversation at a time.
+
+The engine batches what its slots do. Pieces of a streamed answer leave as they come, the first at once; those that come
+faster than a reader could tell apart travel together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from nearfar.errors import DeadlineExceeded, InferenceError, InputError, NearfarError, Overloaded
+from nearfar.mesh.base import Call
+from nearfar.node.meter import Meter
+from nearfar.node.talkmeter import TextMeter
+from nearfar.node.worker import Description, refuse
+from nearfar.runtimes.text import LoadedText
+from nearfar.types.request import Stages
+from nearfar.types.wire import TEXT, CallHead, Operation, ReplyHead, TextContext, decode_call, encode
+
+log = logging.getLogger(__name__)
+TOGETHER = 0.004
+"""Seconds within which pieces travel together: above 250 tokens a second nobody sees the difference."""
+NEWLINE = b"\n"
+_NO_STAGES = Stages()
+_NO_CONTEXT = TextContext()
+
+
+class _Sender:
+    """The pieces of one answer on their way to the caller."""
+
+    __slots__ = ("_call", "_held", "_sent", "_streamed", "first", "last")
+
+    def __init__(self, call: Call, streamed: bool) -> None:
+        self._call = call
+        self._streamed = streamed
+        self._held: list[bytes] = []
+        self._sent = 0.0
+        self.first = 0.0
+        """Moment of the monotonic clock at which the first piece came."""
+        self.last = b""
+
+    def take(self, piece: bytes) -> bool:
+        now = time.monotonic()
+        if not self.last:
+            self.first = now
+        self.last = piece
+        self._held.append(piece)
+        if self._streamed and now - self._sent >= TOGETHER:
+            self._call.reply(b"", [NEWLINE.join(self._held)], last=False)
+            self._held.clear()
+            self._sent = now
+        return self._call.cancelled
+
+    def end(self, head: bytes) -> None:
+        self._call.reply(head, [NEWLINE.join(self._held)] if self._held else ())
+
+
+class TextPool:
+    """The queue of a language service and its threads; the face of `worker.Pool`."""
+
+    def __init__(
+        self,
+        loaded: LoadedText,
+        meter: Meter,
+        text: TextMeter,
+        description: Description,
+        limit: int,
+        changed: Callable[[], None],
+    ) -> None:
+        self._loaded = loaded
+        self._waiting: queue.SimpleQueue[Call | None] = meter.waiting
+        self._meter = meter
+        self._text = text
+        self._limit = limit
+        self._variant = description.variant
+        self._description = msgspec.json.encode(description)
+        self._changed = changed
+        self._closing: NearfarError | None = None
+        self.broken: NearfarError | None = None
+        self._since: dict[int, float] = {}
+        """Number of a thread -> moment at which it last heard of its call's engine."""
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), name=f"slot-{number}", daemon=True)
+            for number in range(loaded.slots)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def accept(self, call: Call) -> None:
+        """The mesh's callback: refuses at once when the queue is full."""
+        queued = self._waiting.qsize()
+        error = self.broken or self._closing
+        if error is None and queued >= self._limit:
+            self._meter.refuse()
+            wait = max(0.05, queued * self._meter.recent_ms / 1000 / len(self._threads))
+            error = Overloaded(f"The queue is full: {queued} requests wait.", "Try again later.", retry_after=wait)
+        if error is not None:
+            with contextlib.suppress(NearfarError):  # the caller is gone; this thread is the mesh's
+                refuse(call, error, self._variant, queued)
+            return
+        self._waiting.put(call)
+        if queued >= len(self._threads):
+            self._changed()
+
+    def _run(self, number: int) -> None:
+        meter = self._meter
+        while (call := self._waiting.get()) is not None:
+            if call.cancelled:
+                continue
+            meter.count_in()
+            self._since[number] = time.monotonic()
+            try:
+                self._answer(call, number)
+            except NearfarError as error:  # the answer could not be sent: too large, or the way is gone
+                with contextlib.suppress(NearfarError):
+                    self._refuse(call, error)
+            except Exception:  # a thread that dies would leave a service that looks healthy and answers less
+                log.exception("an answer could not be sent")
+            finally:
+                del self._since[number]
+                meter.count_out()
+                self._changed()
+
+    def _answer(self, call: Call, number: int) -> None:
+        start = time.monotonic()
+        waited = (start - call.received) * 1000
+        try:
+            head = decode_call(call.head)
+            if self.broken is not None:
+                raise self.broken
+            if head.operation is Operation.DESCRIBE:
+                call.reply(encode(ReplyHead(self._variant, _NO_STAGES)), [self._description])
+                return
+            budget = self._budget(head, waited)
+            context = head.text or _NO_CONTEXT
+            sender = _Sender(call, context.streamed)
+
+            def take(piece: bytes) -> bool:
+                self._since[number] = time.monotonic()
+                return sender.take(piece)
+
+            self._loaded.run(head.operation, bytes(call.body), take, context, budget)
+        except msgspec.MsgspecError as error:
+            self._refuse(call, InputError(f"The request cannot be read: {error}."))
+        except NearfarError as error:
+            self._refuse(call, error)
+        except Exception as error:  # an engine broke: say so, and go on with the next call
+            self._refuse(call, InferenceError(f"{type(error).__name__}: {error}", "Report it with the model's name."))
+        else:
+            if call.cancelled and not sender.last:
+                return
+            end = time.monotonic()
+            stages = self._text.answered(sender.last, waited, start, sender.first, end)
+            self._meter.answer(stages)
+            sender.end(encode(ReplyHead(self._variant, stages, (), None, self._meter.queued)))
+
+    def _budget(self, head: CallHead, waited: float) -> float:
+        """What is left of the deadline in milliseconds; 0 for none. Raises `DeadlineExceeded`, `InputError`."""
+        if head.operation not in TEXT:
+            raise InputError("This model takes text, not tensors or pictures.", "Use /v1/chat/completions.")
+        if head.budget_ms and waited > head.budget_ms:
+            raise DeadlineExceeded(f"The request waited {waited:.0f} ms, longer than its deadline allowed.")
+        return head.budget_ms and head.budget_ms - waited
+
+    def _refuse(self, call: Call, error: NearfarError) -> None:
+        self._meter.fail(error)
+        refuse(call, error, self._variant, self._meter.queued)
+
+    def longest(self, now: float) -> float:
+        """Seconds since the engine last said something of a call it works on; 0 when it works on none."""
+        return max((now - since for since in tuple(self._since.values())), default=0.0)
+
+    def close(self, patience: float = 5.0) -> None:
+        """Answer what waits, then stop; `patience` seconds in all. What comes meanwhile is refused."""
+        self._closing = self.broken or Overloaded("The service is stopping.", "Try again.", 0.1)
+        for _ in self._threads:
+            self._waiting.put(None)
+        end = time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
