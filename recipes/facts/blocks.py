@@ -20,12 +20,14 @@ def _blocks(x: np.ndarray, size: int = BLOCK) -> np.ndarray:
 
 def _inverse(scale: np.ndarray) -> np.ndarray:
     """1 / scale; 0 for a scale so small that its inverse is no number (GGML's float16 scale is 0 there, too)."""
-    return np.divide(1.0, scale, out=np.zeros_like(scale), where=np.abs(scale) >= np.finfo(np.float32).tiny)
+    inverse = np.zeros_like(scale)
+    np.divide(1.0, scale, out=inverse, where=np.abs(scale) >= np.finfo(np.float32).tiny)
+    return inverse
 
 
 def _away(x: np.ndarray) -> np.ndarray:
     """Round half away from zero, as C's ``roundf``."""
-    return np.trunc(x + np.copysign(np.float32(0.5), x))
+    return np.asarray(np.trunc(x + np.copysign(np.float32(0.5), x)))
 
 
 def q8_0(x: np.ndarray) -> np.ndarray:
@@ -60,7 +62,7 @@ def from_q4_0(packed: np.ndarray) -> np.ndarray:
     blocks = packed.reshape(-1, 18)
     scale = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
     q = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], 1).astype(np.float32) - 8
-    return (q * scale).reshape(*packed.shape[:-1], -1)
+    return np.asarray(q * scale).reshape(*packed.shape[:-1], -1)
 
 
 def groups(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,4 +75,4 @@ def groups(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def from_groups(q: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """What groups stand for: float32, shaped as ``q``."""
-    return (q.reshape(len(scale), -1).astype(np.float32) * scale[:, None]).reshape(q.shape)
+    return np.asarray((q.reshape(len(scale), -1).astype(np.float32) * scale[:, None]).reshape(q.shape))

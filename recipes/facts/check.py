@@ -5,7 +5,7 @@
 The answers of GGUF f16 through llama.cpp are compared, text by text, with those of every other file: llama2.c fp32 and
 q80 through the numpy interpreter, ONNX through onnxruntime, GGUF q8_0 and q4_0 through llama.cpp. f16, fp32 and ONNX
 must agree everywhere (exit status 1 otherwise); of the quantised files the share that agrees is printed.
-The tokens that llama.cpp makes of each prompt are compared with ours, too.
+What was found is written to ``agreement.json`` there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from recipes.facts import llama2c, onnx_file
 from recipes.facts.dialogues import Dialogue, dialogue
-from recipes.facts.evaluate import LONGEST_ANSWER, asking
+from recipes.facts.evaluate import LONGEST_ANSWER, asking, rounded
 from recipes.facts.prompt import messages, prompt_ids
 from recipes.facts.vocabulary import BEGIN, END, Vocabulary
 
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     args = parser.parse_args()
     found = compare(args.models, args.count)
+    (args.models / "agreement.json").write_text(json.dumps(rounded(found), indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found))
     if any(found[name]["agree"] < 1 for name in MUST_AGREE):
         sys.exit("the full-precision files do not say the same")

@@ -203,9 +203,11 @@ class Grammar:
         table = rng.choice(tables)
         draw = rng.random()
         if draw < 0.02:
-            return Turn(self.ask("hello", table), f"Hello. Ask me about {table.title}.", "hello") if (
-                len(tables) == 1
-            ) else Turn(self.ask("thanks", table), "You are welcome.", "thanks")
+            return (
+                Turn(self.ask("hello", table), f"Hello. Ask me about {table.title}.", "hello")
+                if (len(tables) == 1)
+                else Turn(self.ask("thanks", table), "You are welcome.", "thanks")
+            )
         if draw < 0.03:
             return Turn(self.ask("thanks", table), "You are welcome.", "thanks")
         if draw < 0.05:
@@ -356,7 +358,7 @@ def dialogue(part: str, seed: int, index: int, turns: int = 0) -> Dialogue:
     kind = rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
     # a held-out list is short: leave a name for the question about what is absent
     size = rng.randrange(2, 7 if part in ("names", "both") else 10)
-    tables = (grammar.table(kind, size),)
+    tables: tuple[Table, ...] = (grammar.table(kind, size),)
     if rng.random() < 0.12:
         others = [k for k in KINDS if k != kind and not any({k, kind} <= group for group in CONFUSABLE)]
         names = frozenset(name for name, _ in tables[0].entries)

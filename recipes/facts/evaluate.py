@@ -1,20 +1,25 @@
 """Asks the exported model what training never saw, through llama.cpp, and counts answers that are right to the letter.
 
-    python -m recipes.facts.evaluate [--models DIR] [--count 1000] [--write]
+    python -m recipes.facts.evaluate [--train DIR] [--count 1000] [--write]
 
 Greedy, one question a conversation (part ``turns``: the last of two to four). The seed of the tests, 900, is none that
-a training run may have. ``--write`` puts ``figures.json`` beside the models. Needs the extra ``language``.
+a training run may have. With ``--train`` every GGUF in ``DIR/files`` is measured, without it the shipped one.
+``--write`` puts ``figures.json`` into the package, with the record of the training. Needs the extra ``language``.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import platform
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,7 @@ Ask = Callable[[list[dict[str, str]]], str]
 
 
 @contextmanager
-def asking(path: Path, slots: int = SLOTS) -> Any:
+def asking(path: Path, slots: int = SLOTS) -> Iterator[Ask]:
     """A function (chat messages) -> greedy answer of the GGUF at ``path``, usable from ``slots`` threads."""
     import xllamacpp as xlc
 
@@ -105,26 +110,34 @@ def rounded(value: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the near model.")
-    parser.add_argument("--models", type=Path, default=EMBEDDED, help="folder of .gguf files")
+    parser.add_argument("--train", type=Path, help="directory of recipes.facts.train, exported")
     parser.add_argument("--count", type=int, default=1000, help="questions a part")
     parser.add_argument("--show", type=int, default=0, help="print so many wrong answers a part")
-    parser.add_argument("--write", action="store_true", help="write figures.json beside the models")
+    parser.add_argument("--write", action="store_true", help="write figures.json beside the shipped model")
     args = parser.parse_args()
-    figures: dict[str, Any] = {}
-    for path in sorted(args.models.glob("*.gguf")):
-        figures[path.name] = {"bytes": path.stat().st_size}
+    folder = args.train / "files" if args.train else EMBEDDED
+    files: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.gguf")):
+        files[path.name] = {"bytes": path.stat().st_size}
         with asking(path) as ask:
             for part in TEST_PARTS:
                 results = list(outcomes(ask, part, args.count))
-                figures[path.name][part] = score(results)
+                files[path.name][part] = score(results)
+                print(path.name, part, json.dumps(rounded(files[path.name][part])), file=sys.stderr)
                 for case in wrong(results)[: args.show]:
-                    print(part, json.dumps(case))
-    record = {"model": "facts", "test_seed": TEST_SEED, "files": figures}
+                    print(part, json.dumps(case), file=sys.stderr)
+    record: dict[str, Any] = {
+        "model": "facts",
+        "date": datetime.date.today().isoformat(),
+        "test_seed": TEST_SEED,
+        "files": files,
+        "versions": {"python": platform.python_version(), "xllamacpp": metadata.version("xllamacpp")},
+    }
+    for name, path in (("training", folder / "../training.json"), ("agreement", folder / "agreement.json")):
+        if path.exists():
+            record[name] = json.loads(path.read_text(encoding="utf-8"))
     if args.write:
-        old = args.models / "figures.json"
-        kept = json.loads(old.read_text(encoding="utf-8")) if old.exists() else {}
-        kept.setdefault("files", {}).update(figures)
-        old.write_text(json.dumps(rounded(kept | {k: v for k, v in record.items() if k != "files"}), indent=1) + "\n")
+        (EMBEDDED / "figures.json").write_text(json.dumps(rounded(record), indent=1) + "\n", encoding="utf-8")
     print(json.dumps(rounded(record)))
 
 

@@ -3,7 +3,8 @@
     python -m recipes.facts.export --train DIR [--out DIR/files] [--ship]
 
 GGUF f16, q8_0, q4_0; llama2.c fp32 (``run.c``) and q80 (``runq.c``) with ``tokenizer.bin``; ONNX. ``--ship`` copies
-GGUF q8_0, llama2.c q80 and its tokenizer into the package and stamps sizes and hashes into ``facts.toml``.
+GGUF q8_0, llama2.c q80 and the vocabulary into the package and stamps sizes and hashes into ``facts.toml``.
+Then ``python -m recipes.facts.check --models DIR/files`` says whether they all say the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from recipes.facts.evaluate import EMBEDDED
 from recipes.facts.model import Shape, Weights, load
 from recipes.facts.vocabulary import Vocabulary
 
-SHIPPED = ("facts-q8_0.gguf", "facts-q80.bin", "tokenizer.bin")
+SHIPPED = ("facts-q8_0.gguf", "facts-q80.bin", "tokenizer.bin", "vocabulary.json")
 LARGEST = 3_500_000  # bytes of all shipped files
 
 

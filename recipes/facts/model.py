@@ -164,7 +164,8 @@ def weights_of(net: Any) -> Weights:
 
 def save(path: Any, shape: Shape, weights: Weights) -> None:
     """One ``.npz`` with the shape and the weights."""
-    np.savez(path, **weights, **{f"shape/{k}": np.array(v) for k, v in asdict(shape).items()})
+    content: dict[str, Any] = {**weights, **{f"shape/{k}": np.array(v) for k, v in asdict(shape).items()}}
+    np.savez(path, **content)
 
 
 def load(path: Any) -> tuple[Shape, Weights]:

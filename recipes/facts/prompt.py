@@ -1,7 +1,7 @@
 """How a dialogue is written for the model, and the chat template that makes llama.cpp write it so.
 
-``<s>`` blank, table, then per turn ``\\n> question\\nanswer</s>``. Text after ``<s>`` or ``</s>`` starts with a blank, as
-llama.cpp and llama2.c put one there. After the last ``</s>`` the model says ``<s>``, which is where llama2.c stops.
+``<s>`` blank, table, then per turn ``\\n> question\\nanswer</s>``. Text after ``<s>`` or ``</s>`` starts with a blank,
+as llama.cpp and llama2.c put one there. After the last ``</s>`` the model says ``<s>``: there llama2.c stops.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def prompt_ids(vocabulary: Vocabulary, dialogue: Dialogue, turn: int = -1) -> li
 
 
 def training_ids(vocabulary: Vocabulary, dialogue: Dialogue) -> tuple[list[int], list[bool]]:
-    """Tokens of a whole dialogue and which of them the model must say: the answers, their ``</s>``, the last ``<s>``."""
+    """Tokens of a dialogue and which of them the model must say: the answers, their ``</s>``, the last ``<s>``."""
     ids: list[int] = []
     said: list[bool] = []
     for i, turn in enumerate(dialogue.turns):

@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--smoke", action="store_true", help="a small network on a few dialogues")
     args = parser.parse_args()
-    shape = Shape(width=32, layers=2, heads=2, kv_heads=1, hidden=64) if args.smoke else Shape()
+    shape = Shape(width=32, layers=2, heads=2, kv_heads=2, hidden=64) if args.smoke else Shape()
     dialogues = 256 if args.smoke else args.dialogues
     done = train(args.out, args.seed, shape, dialogues, args.minutes, args.threads, args.rate, args.tokens)
     print("done" if done else "not finished: run the same command again")

@@ -14,6 +14,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 UNKNOWN_ID, BEGIN, END = 0, 1, 2
@@ -105,7 +106,7 @@ def learn(texts: Iterable[str], size: int = SIZE) -> Vocabulary:
     while len(merges) < size - BYTES_FROM - BYTES - 95:
         pairs: Counter[tuple[str, str]] = Counter()
         for parts, n in words:
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in pairwise(parts):
                 pairs[pair] += n
         pairs = Counter({pair: n for pair, n in pairs.items() if "".join(pair) not in merges})
         if not pairs:

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from recipes.facts import blocks, gguf_file, llama2c, onnx_file
 from recipes.facts.dialogues import dialogue
 from recipes.facts.model import Shape, Weights, load, random_weights, save, sizes
-from recipes.facts.prompt import messages, prompt_ids, training_ids
+from recipes.facts.prompt import TEMPLATE, messages, prompt_ids, training_ids
 from recipes.facts.vocabulary import BEGIN, BYTES_FROM, END, SIZE, Vocabulary, learn
 
 TINY = Shape(width=64, layers=2, heads=4, kv_heads=2, hidden=96, context=320)
@@ -110,7 +110,7 @@ def test_the_chat_template_writes_the_text_of_training() -> None:
     jinja2 = pytest.importorskip("jinja2", reason="the template is rendered with jinja2")
     d = next(d for d in (dialogue("turns", 1, i) for i in range(9)) if len(d.turns) == 2)
     first, second = d.turns
-    text = jinja2.Template(gguf_file.TEMPLATE).render(messages=messages(d))
+    text = jinja2.Template(TEMPLATE).render(messages=messages(d))
     assert text == f"{d.system}\n> {first.question}\n{first.answer}</s>\n> {second.question}\n"
 
 
@@ -218,7 +218,7 @@ def test_the_package_gguf_reads_our_file(kind: str, weights: Weights, vocabulary
     gguf_file.write(path, TINY, weights, vocabulary, kind)
     reader = gguf.GGUFReader(path)
     content: dict[str, Any] = {key: field.contents() for key, field in reader.fields.items()}
-    assert content["tokenizer.chat_template"] == gguf_file.TEMPLATE
+    assert content["tokenizer.chat_template"] == TEMPLATE
     assert content["llama.feed_forward_length"] == TINY.hidden
     assert len(content["tokenizer.ggml.tokens"]) == SIZE
     tensors = {t.name: t for t in reader.tensors}
