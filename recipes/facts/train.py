@@ -3,7 +3,7 @@
     python -m recipes.facts.train --seed 1 --out DIR [--dialogues N] [--minutes M] [--smoke]
 
 Only what the model must say counts in the loss. Muon (Jordan, 2024) for the matrices, AdamW for the rest; the rate is
-flat, then falls over the last third, so until then ``--dialogues`` may still be changed. Ctrl-C and ``--minutes`` save
+flat, then falls over the last three fifths, so until then ``--dialogues`` may still be changed. Ctrl-C and ``--minutes`` save
 ``DIR/checkpoint.pt``, as every 500 steps do; the same command goes on from there. The result is ``DIR/weights.npz``
 and ``DIR/vocabulary.json`` for ``export.py``.
 """
@@ -31,8 +31,9 @@ from recipes.facts.model import Shape, count, network, save, weights_of
 from recipes.facts.prompt import training_ids
 from recipes.facts.vocabulary import Vocabulary, learn
 
-DIALOGUES, CHUNK, TOKENS = 70_000, 1024, 2048
-FALL = 0.35  # last share of the run in which the rate falls
+DIALOGUES, CHUNK, TOKENS = 84_000, 1024, 2048
+HOT, COOLER = 27_918, 0.4  # dialogues at the full rate, and the share of it from then on
+FALL = 0.6  # last share of the run in which the rate falls
 IGNORED = -100
 
 
@@ -126,7 +127,7 @@ def train(
 
     try:
         for ids, target, n in rest():
-            share = rate_at(state["seen"] / dialogues, int(state["step"]))
+            share = rate_at(state["seen"] / dialogues, int(state["step"])) * (1 if state["seen"] < HOT else COOLER)
             for optimiser in adam:
                 for group in optimiser.param_groups:
                     group["lr"] = rate * share
