@@ -3,9 +3,9 @@
     python -m recipes.facts.train --seed 1 --out DIR [--dialogues N] [--minutes M] [--smoke]
 
 Only what the model must say counts in the loss. Muon (Jordan, 2024) for the matrices, AdamW for the rest; the rate is
-flat, then falls over the last three fifths, so until then ``--dialogues`` may still be changed. Ctrl-C and ``--minutes`` save
-``DIR/checkpoint.pt``, as every 500 steps do; the same command goes on from there. The result is ``DIR/weights.npz``
-and ``DIR/vocabulary.json`` for ``export.py``.
+flat, then falls over the last three fifths, so until then ``--dialogues`` may still be changed. Ctrl-C and
+``--minutes`` save ``DIR/checkpoint.pt``, as every 250 steps do; the same command goes on from there. The result is
+``DIR/weights.npz`` and ``DIR/vocabulary.json`` for ``export.py``.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def train(
                     f"rate {rate * share:.1e} {speed:.0f} tokens/s {left:.1f} min left",
                     flush=True,
                 )
-            if state["step"] % 500 == 0:
+            if state["step"] % 250 == 0:
                 keep()
             if spent > minutes * 60:
                 break
