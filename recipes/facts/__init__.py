@@ -1,0 +1,1 @@
+"""The recipe of the embedded near model: it answers questions about a small table of facts."""

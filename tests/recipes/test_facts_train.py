@@ -1,0 +1,89 @@
+"""Training of the near model: a few steps of a small network, in one go and in pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs the extra `train`")
+
+from recipes.facts import llama2c, train
+from recipes.facts.model import Shape, load, network, random_weights, weights_of
+from recipes.facts.vocabulary import Vocabulary
+
+TINY = Shape(width=32, layers=1, heads=2, kv_heads=2, hidden=64)
+DIALOGUES = 60
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "CHUNK", 32)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("words") / "vocabulary.json"
+    train.learn_vocabulary(1, 200).save(path)
+    return path
+
+
+def run(out: Path, words: Path, minutes: float) -> bool:
+    out.mkdir(exist_ok=True)
+    (out / "vocabulary.json").write_bytes(words.read_bytes())
+    return train.train(out, 1, TINY, DIALOGUES, minutes, threads=1, tokens=4096)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(words: Path, tmp_path: Path) -> None:
+    assert run(tmp_path / "whole", words, 5)
+    finished = False
+    for _ in range(20):  # minutes=0 stops after every step
+        finished = run(tmp_path / "pieces", words, 0)
+        if finished:
+            break
+    assert finished
+    (shape, whole), (_, pieces) = (load(tmp_path / name / "weights.npz") for name in ("whole", "pieces"))
+    assert shape == TINY
+    for name, w in whole.items():
+        np.testing.assert_array_equal(w, pieces[name], err_msg=name)
+        assert np.isfinite(w).all()
+
+
+def test_batches_hold_every_dialogue_once(words: Path) -> None:
+    made = train.batches(Vocabulary.load(words), 1, 0, 2048)
+    assert sum(n for _, _, n in made) == 32
+    for ids, target, n in made:
+        assert ids.shape == target.shape
+        assert len(ids) == n
+        assert ids.numel() <= 2048
+        said = target != train.IGNORED
+        assert said.any(1).all()
+        # what is to be said next stands next
+        assert (ids[:, 1:][said[:, :-1]] == target[:, :-1][said[:, :-1]]).all()
+
+
+def test_the_rate_rises_holds_and_falls() -> None:
+    assert train.rate_at(0, 0) < 0.02
+    assert train.rate_at(0.5, 1000) == 1
+    assert 0.009 < train.rate_at(1, 9000) < 0.011
+
+
+def test_torch_computes_what_the_files_compute(tmp_path: Path) -> None:
+    import torch
+
+    shape = Shape(width=64, layers=2, heads=4, kv_heads=2, hidden=96)
+    weights = random_weights(shape, 5)
+    net = network(shape)
+    with torch.no_grad():
+        for name, parameter in net.weights.items():
+            parameter.copy_(torch.from_numpy(weights[name.replace("_", ".", 1) if name[0].isdigit() else name]))
+    for name, w in weights_of(net).items():
+        np.testing.assert_array_equal(w, weights[name])
+    ids = np.random.default_rng(1).integers(3, 512, 40)
+    with torch.no_grad():
+        logits = net(torch.from_numpy(ids)[None])[0].numpy()
+    llama2c.write_fp32(tmp_path / "f.bin", shape, weights)
+    interpreter = llama2c.Interpreter(tmp_path / "f.bin")
+    for token, expected in zip(ids, logits, strict=True):
+        np.testing.assert_allclose(interpreter.step(int(token)), expected, atol=2e-4)
