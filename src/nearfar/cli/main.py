@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from nearfar import __version__
-from nearfar.cli import chat, devices, far, fleet, models, run, simulate, streams, up, watch
+from nearfar.cli import chat, devices, far, fleet, models, route, run, simulate, streams, up, watch
 from nearfar.errors import InputError, NearfarError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("nodes")(fleet.nodes)
 app.command("services")(fleet.services)
 app.add_typer(models.app, name="models")
 app.add_typer(far.app, name="far")
+app.add_typer(route.app, name="route")
 app.command("run")(run.run)
 app.command("watch")(watch.watch)
 app.command("chat")(chat.chat)

@@ -131,6 +131,10 @@ async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = Fal
     from nearfar.gateway.named import NamedStreams
     from nearfar.gateway.server import Address, Gateway
     from nearfar.gateway.state import Limits, State
+    from nearfar.language.director import Director
+    from nearfar.language.keeping import Keeping
+    from nearfar.language.privacy.policy import Keyring
+    from nearfar.language.talker import Talker
     from nearfar.models.store import Store
     from nearfar.node.assemble import assemble
     from nearfar.node.identity import Claim, Running, node_id
@@ -150,13 +154,17 @@ async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = Fal
         gate = settings.gateway
         keys = read_keys(gate.api_key_file)
         address = Address(gate.host, gate.port, gate.tls_cert, gate.tls_key)
-        address.check(keyed=bool(keys))
+        keyring = Keyring(settings, keys)
+        address.check(keyed=bool(keyring))
         inventory = await take_isolated()
         limits = Limits(gate.max_body, gate.max_in_flight, gate.default_deadline_ms)
         parts = await assemble(settings, node, inventory)
         client = Client(parts.mesh, node, policy, settings.placement.hedge_share)
         streams = NamedStreams(client, settings.home, settings.streams.keep)
-        gateway = Gateway(State(client, limits, keys, streams), address, keyed=bool(keys))
+        keeping = Keeping(settings.routing, settings.home)
+        talker = Talker(client, Director(client, settings.routing, settings.cache, keeping=keeping))
+        state = State(client, limits, keys, streams, talker, keyring)
+        gateway = Gateway(state, address, keyed=bool(keyring))
         try:
             await gateway.start()
             parts.agent.gateway = gateway.url
@@ -172,6 +180,7 @@ async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = Fal
             await parts.agent.run()
         finally:
             await gateway.close()
+            keeping.close()
             await parts.agent.close()
             await client.close()
             await parts.mesh.close()

@@ -18,6 +18,7 @@ from nearfar.errors import Cancelled, InputError, NearfarError, UnknownModel
 from nearfar.gateway import oip
 from nearfar.gateway.answers import answer_as_json, manifest_of
 from nearfar.gateway.body import Scope, read
+from nearfar.gateway.feedback import add_feedback
 from nearfar.gateway.fleet import fleet_as_json
 from nearfar.gateway.headers import stated, told
 from nearfar.gateway.hot import App, HotPath, version_of
@@ -48,6 +49,7 @@ def make_app(state: State) -> App:
     _add_fleet(app, state)
     _add_detect(app, state)
     add_streams(app, state)
+    add_feedback(app, state)
     add_openai(app)
     return HotPath(OpenAi(_Guarded(app, state), state), state)
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from nearfar.client.client import Client
+from nearfar.errors import InputError
 from nearfar.language.cache import ExactCache, Key, repeatable, scope_of
 from nearfar.language.call import AUTO, About, Route, TextCall
 from nearfar.language.conversations import Conversations
 from nearfar.language.judge.model import Judge
 from nearfar.language.judge.model import default as default_judge
+from nearfar.language.keeping import Keeping, router_of, score
 from nearfar.language.offers import Offer, offers
+from nearfar.language.outcomes import Record
 from nearfar.language.plan import Facts, Plan, Rules, Strategy, Where, plan
 from nearfar.language.privacy.gate import Ruling
 from nearfar.language.prompt import Asked, asked
+from nearfar.language.routers.base import Router
 from nearfar.language.tokens import estimate
 from nearfar.settings_language import RoutingSettings
 from nearfar.settings_privacy import CacheSettings
@@ -28,17 +33,26 @@ EXPECTED_ANSWER = 512
 """Tokens of an answer whose length the caller does not limit, for asking whether it fits near."""
 
 
-class Scored(msgspec.Struct, frozen=True):
-    """Probability that near is good enough, with what spoke for and against it."""
+LONGEST_ANSWER = 4096
+"""The same for the price that is reserved: what far ends give when nobody limits it."""
+MARGIN = 1.3
+"""By which estimates of a prompt's tokens may be too low."""
 
-    probability: float
-    reasons: tuple[str, ...] = ()
 
+class Details(msgspec.Struct):
+    """What a run knows of itself beyond its answer."""
 
-class Scorer(Protocol):
-    """A router as the director uses it."""
-
-    def score(self, question: Asked) -> Scored | None: ...
+    answered: str = ""
+    """`near` or `far`: whose answer was given."""
+    escalated: bool = False
+    judged: float | None = None
+    features: Mapping[str, float] | None = None
+    near_in: int = 0
+    near_out: int = 0
+    far_in: int = 0
+    far_out: int = 0
+    saved_in: int = 0
+    saved_out: int = 0
 
 
 class Director:
@@ -49,13 +63,22 @@ class Director:
         client: Client,
         routing: RoutingSettings = RoutingSettings(),  # noqa: B008 - frozen
         kept: CacheSettings = CacheSettings(),  # noqa: B008
-        scorer: Scorer | None = None,
+        router: Router | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
+        """`router`: the one that `routing` names when it is not given. Without `keeping` nothing is remembered."""
         self.client = client
         self.settings = routing
         self.cache = ExactCache(kept.max_bytes, kept.max_entries, Seconds(kept.max_age_ms / 1000))
-        self._scorer = scorer
+        self._router = router
+        self.keeping = keeping
         self.conversations = Conversations()
+
+    @cached_property
+    def router(self) -> Router:
+        """Loaded when the first prompt wants it: most nodes never do."""
+        home = self.keeping.home if self.keeping is not None else None
+        return self._router or router_of(self.settings, home)
 
     @cached_property
     def judge(self) -> Judge:
@@ -85,19 +108,26 @@ class Director:
         if call.operation is Operation.EMBED:
             offered = tuple(offer for offer in offered if not offer.far)
         question = asked(msgspec.json.decode(ruling.near()))
-        scored = self.score(question) if call.route is Route.AUTO else None
+        scored = score(self.router, question.prompt, question.before, call) if call.route is Route.AUTO else None
         facts = self._facts(call, ruling, question)
-        made = plan(facts, offered, scored.probability if scored is not None else None, self.rules())
-        if scored is not None and scored.reasons and made.score is not None:
-            made = msgspec.structs.replace(made, why=(*made.why, *scored.reasons))
-        return made
+        bound = max((self.bound(offer, call, facts) for offer in offered if offer.far), default=0.0)
+        made = plan(facts, offered, scored.probability if scored is not None else None, self.rules(bound))
+        if scored is not None and made.score is not None:
+            made = msgspec.structs.replace(made, why=(*made.why, *scored.reasons), bound=bound)
+        return msgspec.structs.replace(made, bound=bound)
 
-    def score(self, question: Asked) -> Scored | None:
-        return self._scorer.score(question) if self._scorer is not None else None
+    def rules(self, bound: float = 0.0) -> Rules:
+        mine, keeping = self.settings, self.keeping
+        threshold = keeping.threshold(mine.threshold) if keeping is not None else mine.threshold
+        spent = keeping.refusal(bound) if keeping is not None and bound else ""
+        return Rules(Strategy(mine.strategy), threshold, mine.near, mine.far, mine.split, spent=spent)
 
-    def rules(self) -> Rules:
-        mine = self.settings
-        return Rules(Strategy(mine.strategy), mine.threshold, mine.near, mine.far, mine.split)
+    def bound(self, offer: Offer, call: TextCall, facts: Facts) -> float:
+        """The most that a call of a far end may cost."""
+        view = call.view
+        answer = view.max_completion_tokens or view.max_tokens or LONGEST_ANSWER
+        prompt = len(call.body) / 2 if not facts.tokens else facts.tokens * MARGIN
+        return (prompt * offer.price_in + answer * (view.n or 1) * offer.price_out) / 1e6
 
     def _facts(self, call: TextCall, ruling: Ruling, question: Asked) -> Facts:
         view = call.view
@@ -146,8 +176,48 @@ class Director:
 
     # -- what came of it ----------------------------------------------------------------------------------------------
 
-    def judged(self, call: TextCall, probability: float | None, *, escalated: bool) -> None:
-        """A cascade judged the near answer of a call."""
+    def begin(self, call: TextCall, made: Plan) -> int:
+        """A call goes its way; what `end` wants to know again."""
+        if self.keeping is None or call.model != AUTO:
+            return 0
+        far = made.where in (Where.FAR, Where.SPLIT)
+        return self.keeping.routed(made.score, far=far, reserved=made.bound)
 
-    def note(self, call: TextCall, made: Plan, ruling: Ruling, about: About) -> None:
-        """An answer was given whole."""
+    def end(self, call: TextCall, made: Plan, ruling: Ruling, about: About | None, details: Details, day: int) -> None:
+        """A call ended; `about` is None when it was not answered."""
+        if self.keeping is None or call.model != AUTO:
+            return
+        if made.where in (Where.FAR, Where.SPLIT) or (about is not None and about.cost):
+            reserved = made.bound if made.where in (Where.FAR, Where.SPLIT) else 0.0
+            self.keeping.settled(reserved, about.cost if about is not None else 0.0, day)
+        if call.operation is Operation.EMBED:
+            return
+        question = asked(msgspec.json.decode(ruling.near()))
+        record = Record(
+            id=call.id,
+            at=time.time(),
+            privacy=ruling.privacy,
+            decision="cache" if about is not None and about.where == "cache" else made.where.value,
+            answered=details.answered or "none" if about is not None else "none",
+            escalated=details.escalated,
+            refused=any("money is spent" in line for line in (*made.why, *made.refused)),
+            score=made.score,
+            threshold=made.threshold if made.score is not None else None,
+            judged=details.judged,
+            features=details.features,
+            cost=about.cost if about is not None else 0.0,
+            near_in=details.near_in,
+            near_out=details.near_out,
+            far_in=details.far_in,
+            far_out=details.far_out,
+            saved_in=max(0, details.saved_in),
+            saved_out=max(0, details.saved_out),
+            latency_ms=about.ms if about is not None else 0.0,
+        )
+        self.keeping.note(record, question.prompt)
+
+    def feedback(self, request: str, good: bool | float) -> None:
+        """What somebody said of an answer. Raises `InputError` when its request is not known here."""
+        if self.keeping is None:
+            raise InputError("This gateway keeps no outcomes.", "Ask the node that gave the answer.")
+        self.keeping.feedback(request, good, self.router)

@@ -24,6 +24,11 @@ class Offer(msgspec.Struct, frozen=True):
     decode_per_s: float = 0.0
     """Tokens a second of one answer; 0 before the first."""
     memory: Bytes = Bytes(0)
+    price_in: float = 0.0
+    """Of a far end, for a million tokens of prompt."""
+    price_out: float = 0.0
+    """The same for a million tokens of answer."""
+    currency: str = ""
     nodes: tuple[str, ...] = ()
     reason: str = ""
     """Why nobody may be asked, when `services` is 0."""
@@ -49,6 +54,9 @@ def offers(snapshot: Snapshot, now: Seconds) -> tuple[Offer, ...]:
             cost=report.cost if not old.nodes else min(old.cost, report.cost),
             decode_per_s=max(old.decode_per_s, report.text.decode_per_s),
             memory=max(old.memory, report.memory),
+            price_in=max(old.price_in, report.text.price_in),
+            price_out=max(old.price_out, report.text.price_out),
+            currency=report.text.currency or old.currency,
             nodes=(*old.nodes, report.node),
             reason="" if healthy or old.services else reason,
         )

@@ -81,6 +81,8 @@ class Plan(msgspec.Struct, frozen=True):
     expected_cost: float = 0.0
     expected_quality: float | None = None
     """Probability that the answer is good enough, taking far as good."""
+    bound: float = 0.0
+    """The most that its far call may cost; 0 when there is none."""
     refused: tuple[str, ...] = ()
     """Who was not chosen, each with the reason."""
 
@@ -179,7 +181,7 @@ class _Both(msgspec.Struct, frozen=True):
             self.rules.threshold,
             missing * self.far.cost,
             1.0 if judged and self.score is not None else self.score,
-            (*self.refused, f"{self.far.model}: not needed"),
+            refused=(*self.refused, f"{self.far.model}: not needed"),
         )
 
     def far_first(self, why: str) -> Plan:
@@ -192,7 +194,7 @@ class _Both(msgspec.Struct, frozen=True):
             self.rules.threshold,
             self.far.cost,
             1.0,
-            (*self.refused, f"{self.near.model}: {why}"),
+            refused=(*self.refused, f"{self.near.model}: {why}"),
         )
 
     def split(self, why: str) -> Plan:

@@ -25,8 +25,17 @@ class _Bill(msgspec.Struct):
     reason: str = ""
 
 
+class _Timings(msgspec.Struct):
+    """llama.cpp's own counts, which come also where no usage was asked for."""
+
+    cache_n: int = 0
+    prompt_n: int = 0
+    predicted_n: int = 0
+
+
 class _Said(msgspec.Struct):
     usage: _Usage | None = None
+    timings: _Timings | None = None
     nearfar: _Bill | None = None
 
 
@@ -58,6 +67,9 @@ def counts(data: bytes, known: Counts = NOTHING) -> Counts:
         return Counts(bill.tokens_in, bill.tokens_out, bill.cost, bill.currency, why)
     if said.usage is not None:
         return Counts(said.usage.prompt_tokens, said.usage.completion_tokens, known.cost, known.currency)
+    if said.timings is not None:
+        timings = said.timings
+        return Counts(timings.cache_n + timings.prompt_n, timings.predicted_n, known.cost, known.currency)
     return known
 
 

@@ -25,7 +25,7 @@ from nearfar.language import carry, split
 from nearfar.language.answer import Answer, Ask, read_answer
 from nearfar.language.call import About, TextAnswer, TextCall, TextEvent, with_fields
 from nearfar.language.cascade import CascadeOptions, cascade, chunks
-from nearfar.language.director import Director
+from nearfar.language.director import Details, Director
 from nearfar.language.plan import Plan, Where
 from nearfar.language.privacy.gate import Ruling
 from nearfar.language.privacy.policy import strictest
@@ -56,6 +56,8 @@ class Run:
         self._start = time.monotonic()
         self._why = list(plan.why)
         self._attempts: list[str] = []
+        self._details = Details()
+        self._day = director.begin(call, plan)
         if ruling.reasons:
             self._why += ruling.reasons
         first_far = plan.where in (Where.FAR, Where.SPLIT)
@@ -67,15 +69,22 @@ class Run:
 
     async def answer(self) -> TextAnswer:
         """Raises what the last model that may be asked raised."""
-        match self._plan.where:
-            case Where.CASCADE:
-                made = await self._cascade()
-            case Where.SPLIT:
-                made = await self._split()
-            case _:
-                made = await self._simple()
-        self._director.note(self._call, self._plan, self._ruling, made.about)
-        return made
+        about: About | None = None
+        try:
+            match self._plan.where:
+                case Where.CASCADE:
+                    made = await self._cascade()
+                case Where.SPLIT:
+                    made = await self._split()
+                case _:
+                    made = await self._simple()
+            about = made.about
+            return made
+        finally:
+            self._end(about)
+
+    def _end(self, about: About | None) -> None:
+        self._director.end(self._call, self._plan, self._ruling, about, self._details, self._day)
 
     async def _simple(self) -> TextAnswer:
         for place, target in enumerate(self._targets):
@@ -128,6 +137,17 @@ class Run:
                 lines = [line for line in lines if b'"choices":[]' not in line]
             yield TextEvent(b"\n".join(lines), made.about)
             return
+        about: About | None = None
+        try:
+            events = self._tried()
+            async with aclosing(events):  # type: ignore[type-var]
+                async for event in events:
+                    about = event.about or about
+                    yield event
+        finally:
+            self._end(about)
+
+    async def _tried(self) -> AsyncIterator[TextEvent]:
         for place, target in enumerate(self._targets):
             began = False
             events = self._streamed(target)
@@ -135,8 +155,6 @@ class Run:
                 async with aclosing(events):  # type: ignore[type-var]
                     async for event in events:
                         began = True
-                        if event.about is not None:
-                            self._director.note(self._call, self._plan, self._ruling, event.about)
                         yield event
                 return
             except FAILURES as error:
@@ -192,8 +210,12 @@ class Run:
         target = far if result.where == "far" and far is not None else near
         body = self._for_caller(target, result.answer.raw)
         about = self._about("far" if result.where == "far" else "near", reply, said)
-        judged = result.judgement.probability if result.judgement is not None else None
-        self._director.judged(self._call, judged, escalated=result.escalated)
+        details = self._details
+        details.escalated = result.escalated
+        details.near_in, details.near_out = result.near_in, result.near_out
+        details.far_in, details.far_out = result.far_in, result.far_out
+        if result.judgement is not None:
+            details.judged, details.features = result.judgement.probability, result.judgement.features
         return TextAnswer(body, about)
 
     async def _split(self) -> TextAnswer:
@@ -227,6 +249,11 @@ class Run:
         said = Counts(made.near_in + made.far_in, made.near_out + made.far_out, made.cost, self._currency)
         about = self._about("split", last[made.where], said)
         about = msgspec.structs.replace(about, saved=made.saved_in + made.saved_out)
+        details = self._details
+        details.near_in, details.near_out, details.far_in, details.far_out = (
+            made.near_in, made.near_out, made.far_in, made.far_out,
+        )  # fmt: skip
+        details.saved_in, details.saved_out, details.answered = made.saved_in, made.saved_out, made.where
         raw = made.answer.raw
         redaction = self._ruling.redaction
         return TextAnswer(restored(raw, redaction) if redaction is not None else raw, about)
@@ -281,6 +308,13 @@ class Run:
         self._why.append(f"{side} failed ({error.code}), so the other side was asked")
 
     def _about(self, where: str, reply: TextReply, said: Counts) -> About:
+        details = self._details
+        if where in ("near", "far"):
+            details.answered = where
+            if where == "near":
+                details.near_in, details.near_out = said.tokens_in, said.tokens_out
+            else:
+                details.far_in, details.far_out = said.tokens_in, said.tokens_out
         if where == "near":
             self._director.conversations.answered(self._call, reply.served_by)
         why = [*self._why, f"the tokens are estimated: {said.estimated}"] if said.estimated else self._why

@@ -46,6 +46,10 @@ class Talker:
         ruling = self._rule(call)
         return ruling, self.director.plan(call, ruling)
 
+    def feedback(self, request: str, good: bool | float) -> None:
+        """What somebody said of an answer: True, False, or -1 to 1. Raises `InputError`, `StoreError`."""
+        self.director.feedback(request, good)
+
     def models(self) -> tuple[Offer, ...]:
         """Language models that the fleet serves just now, near ones first."""
         return self.director.offers()

@@ -47,6 +47,8 @@ class TextMeter:
         self._lock = threading.Lock()
         self._first_ms = self._prefill = self._decode = 0.0
         self._in = self._reused = self._out = 0
+        self.prices: tuple[float, float, str] = (0.0, 0.0, "")
+        """Of a far end: for a million tokens in, a million out, and the currency."""
 
     def answered(self, last: bytes, waited: float, start: float, first: float, end: float) -> Stages:
         """Count an answer; its stages: prefill counts as preprocessing, decode as inference. `waited` in ms; `start`,
@@ -82,6 +84,7 @@ class TextMeter:
                 self._in,
                 self._reused,
                 self._out,
+                *self.prices,
             )
 
 

@@ -56,6 +56,7 @@ class Talk:
         self._question: TextQuestion | None = None
         if not self._loaded.free:  # not even tried once: somebody would pay for it
             self.meter.price = self._loaded.expected_cost
+            self._text.prices = self._loaded.prices
             self.profile_ms = self._loaded.expected_ms()
             return
         if spec.self_test_every > 0:

@@ -68,6 +68,9 @@ class LoadedText(ABC):
     """Whether a call costs nothing, as the work is done here: then the service asks itself a question now and then. Of
     what somebody else does for money none is made to try it, and it ends by itself, however long it takes."""
 
+    prices: tuple[float, float, str] = (0.0, 0.0, "")
+    """For a million tokens of prompt, a million of answer, and the currency."""
+
     def expected_cost(self) -> float:
         """Price of the next call, in the currency of the fleet; 0 on hardware of one's own."""
         return 0.0

@@ -100,6 +100,11 @@ class TextReport(msgspec.Struct, frozen=True):
     tokens_reused: int = 0
     """Of these, how many needed no work as the beginning was known."""
     tokens_out: int = 0
+    price_in: float = 0.0
+    """Of a far end, for a million tokens of prompt; 0 on hardware of one's own."""
+    price_out: float = 0.0
+    """The same for a million tokens of answer."""
+    currency: str = ""
 
 
 class ServiceReport(msgspec.Struct, frozen=True):

@@ -100,6 +100,7 @@ class RemoteText(LoadedText):
         self.name = name
         self.slots = far.slots
         self.context = far.context
+        self.prices = (far.price_in, far.price_out, far.currency)
         self._ledger = ledger
         self._secret = key.value if key is not None else ""
         self._transport: Transport = Transport(far, key)

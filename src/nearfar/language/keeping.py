@@ -1,0 +1,156 @@
+"""What routing remembers in the home folder: outcomes, the budget's state, and what feedback taught the router."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from nearfar import ledger as book
+from nearfar.errors import InputError, NearfarError
+from nearfar.language import budget, calibration
+from nearfar.language.budget import Goal, Routed, Settled, State, Target
+from nearfar.language.call import TextCall
+from nearfar.language.outcomes import FILE, OutcomeStore, Record
+from nearfar.language.routers.base import Prompt, Router, Score
+from nearfar.language.routers.ngram import Ngram
+from nearfar.language.routers.registry import load
+from nearfar.settings_language import RoutingSettings
+from nearfar.types.units import Seconds
+
+WEIGHTS, CALIBRATION, BUDGET = "router.npz", "router-calibration.json", "budget.json"
+"""Files in the home folder."""
+SAVE_EVERY = 5.0
+"""Seconds between two writes of the budget's state; money is in the ledger all the same."""
+
+
+def router_of(settings: RoutingSettings, home: Path | None) -> Router:
+    """The router that is set: the owner's weights before the shipped ones, and with what feedback taught it.
+
+    Raises `SettingsError` for a router that cannot be made, `ModelFileError` for weights that cannot be read."""
+    if settings.router != "ngram":
+        return load(settings.router)
+    own = home / WEIGHTS if home is not None and (home / WEIGHTS).is_file() else None
+    router = Ngram(settings.weights or own or "")
+    if home is not None and (home / CALIBRATION).is_file():
+        with contextlib.suppress(OSError, NearfarError):  # a damaged file costs what was learned, not the routing
+            router.calibration = calibration.restore((home / CALIBRATION).read_bytes())
+    return router
+
+
+def target_of(settings: RoutingSettings) -> Target | None:
+    """The one budget that is kept. Raises `InputError` when several are set."""
+    goals = (
+        (Goal.MONEY, settings.money_per_day),
+        (Goal.SHARE, settings.far_share),
+        (Goal.QUALITY, settings.quality),
+    )
+    wanted = [Target(goal, amount) for goal, amount in goals if amount]
+    if len(wanted) > 1:
+        raise InputError(
+            "More than one budget is set in [routing].", "Keep one of money_per_day, far_share and quality."
+        )
+    return wanted[0] if wanted else None
+
+
+class Keeping:
+    """Used on one event loop. Nothing here ends serving: what cannot be written is told by `trouble`."""
+
+    def __init__(self, settings: RoutingSettings, home: Path) -> None:
+        """Raises `StoreError` when the outcomes cannot be kept at all."""
+        self._settings, self.home = settings, home
+        self.outcomes = OutcomeStore(home / FILE, keep_prompts=settings.keep_prompts)
+        target = target_of(settings)
+        self.budget = self._restored(target) if target is not None else None
+        self._saved = time.monotonic()
+
+    def _restored(self, target: Target) -> State:
+        state = State(target)
+        with contextlib.suppress(OSError, NearfarError):
+            kept = budget.restore((self.home / BUDGET).read_bytes())
+            if kept.target == target:
+                state = kept
+        if target.goal is Goal.MONEY and (self.home / book.FILE).is_file():
+            state = self._with_ledger(state)
+        return state
+
+    def _with_ledger(self, state: State) -> State:
+        """What the ledger says was spent today is what was spent, whatever this program remembers of it."""
+        import msgspec
+
+        now = time.time()
+        with contextlib.suppress(NearfarError):
+            ledger = book.Ledger(self.home / book.FILE)
+            day = time.strftime("%Y-%m-%d", time.gmtime(now))
+            spent = sum(total.cost for total in ledger.totals(day))
+            ledger.close()
+            return msgspec.structs.replace(
+                state, day=budget.day_of(state.target, now), spent=max(spent, 0.0), reserved=0.0
+            )
+        return state
+
+    # -- the budget ---------------------------------------------------------------------------------------------------
+
+    def threshold(self, otherwise: float) -> float:
+        return budget.threshold(self.budget, Seconds(time.time())) if self.budget is not None else otherwise
+
+    def refusal(self, bound: float) -> str:
+        """Why a far call of at most this price may not be made; "" when it may."""
+        return budget.refusal(self.budget, bound, Seconds(time.time())) if self.budget is not None else ""
+
+    def routed(self, score: float | None, *, far: bool, reserved: float) -> int:
+        """A prompt goes its way; the day on which its money is reserved."""
+        if self.budget is None:
+            return 0
+        now = Seconds(time.time())
+        event = Routed(score if score is not None else 0.5, far, reserved if far else 0.0, forced=score is None)
+        self.budget = budget.after(self.budget, event, now)
+        return budget.day_of(self.budget.target, now)
+
+    def settled(self, reserved: float, cost: float, day: int) -> None:
+        if self.budget is not None:
+            self.budget = budget.after(self.budget, Settled(reserved, cost, day), Seconds(time.time()))
+            self._save()
+
+    def _save(self, *, now: bool = False) -> None:
+        if self.budget is None or (not now and time.monotonic() - self._saved < SAVE_EVERY):
+            return
+        self._saved = time.monotonic()
+        with contextlib.suppress(OSError):
+            _write(self.home / BUDGET, budget.export(self.budget))
+
+    # -- outcomes -----------------------------------------------------------------------------------------------------
+
+    def note(self, record: Record, prompt: str) -> None:
+        self.outcomes.note(record, prompt)
+
+    def feedback(self, request: str, good: bool | float, router: Router) -> None:
+        """What somebody said of an answer; the router's probability follows. Raises `InputError`, `StoreError`."""
+        self.outcomes.record_feedback(request, good)
+        value = (1.0 if good else 0.0) if isinstance(good, bool) else (float(good) + 1) / 2
+        found = next((r for r in self.outcomes.records() if r.id == request), None)
+        if found is None or found.answered != "near" or found.score is None or not isinstance(router, Ngram):
+            return
+        router.calibration = router.calibration.update(router.calibration.raw(found.score), value)
+        with contextlib.suppress(OSError):
+            _write(self.home / CALIBRATION, router.calibration.export())
+        if self.budget is not None:
+            self.budget = budget.after(self.budget, budget.Fed(found.score, value >= 0.5), Seconds(time.time()))
+
+    def close(self) -> None:
+        self._save(now=True)
+        self.outcomes.close()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def score(router: Router, text: str, before: str, call: TextCall | None = None) -> Score:
+    """What a router says of a question and what stood before it."""
+    tools = bool(call and (call.view.tools or call.view.functions))
+    schema = bool(call and call.view.constrained and not tools)
+    return router.score(Prompt(text, before, "", tools, schema))
