@@ -17,6 +17,7 @@ def test_cost_and_what_to_give_up_are_read() -> None:
     assert qos_of([]) == Qos()
     stated = qos_of([(b"nearfar-max-cost", b"0.02"), (b"nearfar-degrade", b"far, refuse"), (b"accept", b"*/*")])
     assert stated == Qos(max_cost=0.02, degrade=(Degrade.FAR, Degrade.REFUSE))
+    assert qos_of([(b"nearfar-tokens-per-second", b"7.5")]) == Qos(tokens_per_s=7.5)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,9 @@ def test_cost_and_what_to_give_up_are_read() -> None:
         ("Nearfar-Max-Cost", "-1"),
         ("Nearfar-Max-Cost", "nan"),
         ("Nearfar-Max-Cost", "inf"),
+        ("Nearfar-Tokens-Per-Second", "0"),
+        ("Nearfar-Tokens-Per-Second", "fast"),
+        ("Nearfar-Tokens-Per-Second", "inf"),
         ("Nearfar-Degrade", "rate"),  # one request has no rate
         ("Nearfar-Degrade", "refuse,refuse"),
         ("Nearfar-Degrade", "\xff"),

@@ -58,6 +58,10 @@ class Gate:
             self.stopped += 1
 
 
+def says_nothing(body: bytes, on_piece: OnPiece) -> None:
+    on_piece(b"{}")
+
+
 @contextmanager
 def pool(loaded: LoadedText, limit: int = 4) -> Iterator[tuple[TextPool, Meter]]:
     meter = Meter(spec(queue_limit=limit), 1.0)
@@ -200,7 +204,7 @@ def test_an_answer_that_cannot_be_sent_does_not_end_its_thread() -> None:
     def fails(number: int) -> None:
         raise MeshError("gone", "x")
 
-    with pool(Scripted(lambda body, on_piece: on_piece(b"{}") and None, slots=1)) as (made, _):
+    with pool(Scripted(says_nothing, slots=1)) as (made, _):
         asked = call()
         asked.on_reply = fails
         made.accept(asked)

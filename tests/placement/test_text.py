@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from nearfar.fleet.snapshot import ServiceView
@@ -17,7 +19,7 @@ STREAMED = Request(ModelName("yard"), "pi", Bytes(400), first_token=True)
 WHOLE = Request(ModelName("yard"), "pi", Bytes(400))
 
 
-def talks(first: float = 100.0, prefill: float = 1000.0, decode: float = 20.0, **changes: object) -> ServiceView:
+def talks(first: float = 100.0, prefill: float = 1000.0, decode: float = 20.0, **changes: Any) -> ServiceView:
     """Ten answers to prompts of 100 tokens each, which is what 400 bytes are."""
     text = TextReport(4096, Milliseconds(first), prefill, decode, 1000, 0, 500)
     return service_view("pi/yard", **{"service_ms": 3000.0, "answered": 10, "workers": 4, "text": text, **changes})

@@ -71,7 +71,7 @@ class LlamaCppRuntime(TextRuntime):
         cache = 0 if options.embedding else int(options.settings.get("prompt_cache", PROMPT_CACHE))
         batch = context if options.embedding else gguf.BATCH
         need = gguf.need(head, context, options.slots, path.stat().st_size, batch, sum(extras), cache)
-        check_fits(path.name, need, options)
+        check_fits(need, options)
         module = engine.load_engine(_MODULE, _INSTALL)
         parameters = _parameters(module, path, options, context)
         _speculate(module, parameters, options)
@@ -82,7 +82,7 @@ class LlamaCppRuntime(TextRuntime):
         return _Loaded(module, parameters, path, options, min(context, trained), [name for name, _ in loras])
 
 
-def check_fits(name: str, need: gguf.Need, options: TextOptions) -> None:
+def check_fits(need: gguf.Need, options: TextOptions) -> None:
     """Raise `ModelFileError` with the sum when the model would not fit."""
     if options.memory:
         taken = _resident()
@@ -93,7 +93,7 @@ def check_fits(name: str, need: gguf.Need, options: TextOptions) -> None:
             return
     if need.total > have:
         raise ModelFileError(
-            f"{name} does not fit: {need}, and there are {show_bytes(max(0, have))} ({why}).",
+            f"{options.name} does not fit: {need}, and there are {show_bytes(max(0, have))} ({why}).",
             f"Set [language] context below {options.context} or slots below {options.slots}, or use a smaller variant.",
         )
 
@@ -163,7 +163,7 @@ class _Loaded(LoadedText):
                 self._server.handle_metrics()
         except (RuntimeError, ValueError) as error:
             raise ModelFileError(
-                f"{path.name} cannot be loaded: {one_line(error)}.",
+                f"{options.name} cannot be loaded: {one_line(error)}.",
                 "Fetch it again; a draft or an adapter in [language] must be made for this very model.",
             ) from error
         self._tokenize = tokenizer(self._server.listening_address, parameters.api_keys[0])
