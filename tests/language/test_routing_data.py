@@ -25,7 +25,7 @@ def test_rows_and_near_duplicates_of_the_real_data() -> None:
     asked_twice = {item.row.group for item in found if item.part == "agentverse-mgsm"}
     assert asked_twice <= {item.row.group for item in found if item.row.source == "gsm8k"}
 
-    # The shipped weights were trained on these rows: this says that file and features belong together, not how good it is.
+    # Trained on these very rows: this says that file and features belong together, not how good the router is.
     router, some = Ngram(), [item.row for item in found if item.row.source == "mmlu"][::10]
     wish = [1 - router.score(Prompt(row.prompt)).probability for row in some]
     assert evaluation.report(wish, [r.near for r in some], [r.far for r in some]).apgr > 0.7
