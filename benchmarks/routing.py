@@ -7,11 +7,13 @@ over groups of `near_duplicates`); what was trained on:
   ngram      the other folds of all four sets (MMLU, GSM8K, MT-Bench, nine models)
   own        the other folds of the same set only
   transfer   the other three sets only, near-duplicates of scored rows left out
+  sums       (GSM8K) the other folds of GSM8K, and what the nine models were asked of GSM8K and MGSM
   subjects   (MMLU) the other sets, and the subjects of other folds only: none of the scored subject was seen
 No parameter is fitted to a scored row; the ridge strengths are the constants of routers/train.py, and what was looked
 at while the features were made is told in docs/explanation-routing.md. The 95 % interval is a bootstrap over groups,
 400 times. Calibration error: 10 bins of equal count; `pooled` one curve for all sets, `own`
-refitted on the other folds of the same set, `online` the pooled curve updated after each prompt, in random order.
+refitted on the other folds of the same set, `online` the pooled curve updated after each prompt, in random order;
+`by_chance` what a probability without error would show on as many rows of right or wrong.
 Nine models with prices: a predictor for each model, the same folds; the model with the highest prediction minus
 x * cost, over 60 values of x. Cost: price * (characters / 4 + 256 tokens), since the data holds no answer lengths.
 Speed: `Ngram.score` of the shipped weights on 400 prompts of MMLU, once to warm up, best of 7 rounds, thread time.
@@ -147,10 +149,13 @@ def calibrated(sets: Sets, gain: Floats, rows: Places) -> dict[str, float]:
     for row in unsorted.tolist():
         online[row] = live.probability(-gain[row])
         live = live.update(-gain[row], sets.good[row])
-    return {
-        name: round(expected_error(p[rows], sets.good[rows]), 4)
+    rng = np.random.default_rng(SEED)
+    chance = [expected_error(own[rows], (rng.random(len(rows)) < own[rows]) * 1.0) for _ in range(50)]
+    errors = {
+        name: expected_error(p[rows], sets.good[rows])
         for name, p in (("pooled", pooled), ("own", own), ("online", online))
     }
+    return {name: round(value, 4) for name, value in (errors | {"by_chance": statistics.mean(chance)}).items()}
 
 
 def speed(prompts: list[str]) -> dict[str, Any]:
@@ -187,6 +192,9 @@ def main() -> None:
             subject = np.unique(sets.part, return_inverse=True)[1]
             by_subject = np.where(mine, np.random.default_rng(SEED).permutation(subject.max() + 1)[subject] % FOLDS, -1)
             row["subjects"] = told(sets, sets.crossed(every, mine, by_subject.astype(np.int64)), rows)
+        if name == "gsm8k":
+            sums = mine | np.isin(sets.part, ("gsm8k", "agentverse-mgsm"))
+            row["sums"] = told(sets, sets.crossed(sums, mine, sets.fold), rows)
         row["calibration_error"] = calibrated(sets, gain, rows)
         points = evaluation.curve(gain[rows], sets.near[rows], sets.far[rows])
         row["curve"] = [

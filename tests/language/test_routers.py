@@ -255,7 +255,7 @@ def hostile(small: Weights) -> dict[str, bytes]:
 
 def test_a_hostile_file_is_refused_with_what_to_do_next(small: Weights) -> None:
     for name, data in hostile(small).items():
-        with pytest.raises(ModelFileError, match="route train"):
+        with pytest.raises(ModelFileError, match="explanation-routing"):
             read(data)
             pytest.fail(name)
 

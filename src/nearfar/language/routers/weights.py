@@ -33,7 +33,7 @@ _SHAPES: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
     "calibration": ((5,), np.float64),
     "rows": ((), np.int64),
 }
-_HINT = "Train it again with `nearfar route train`, or leave the option out to use the shipped weights."
+_HINT = "Train it again (docs/explanation-routing.md), or leave the option out to use the shipped weights."
 
 
 class Weights(NamedTuple):
