@@ -46,6 +46,7 @@ def chat(tokens: int, *, stream: bool, model: str = NAME) -> bytes:
     """A completion of exactly so many tokens: no end of the text stops it early."""
     said = [{"role": "user", "content": "Once upon a time there was a little girl who"}]
     body: dict[str, Any] = {"model": model, "messages": said, "max_tokens": tokens, "temperature": 0, "stream": stream}
+    body["nearfar"] = {"cache": False}
     if tokens > 1:
         body["ignore_eos"] = True
     return json.dumps(body).encode()
