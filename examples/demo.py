@@ -1,4 +1,5 @@
-"""The main job in one minute: three nodes that differ, one video stream, one of them overloaded half-way.
+"""The main job in one minute: three nodes that differ, one video stream, one of them overloaded half-way; then a few
+questions to a language model, near and far.
 
     make demo                # or: python -m examples.demo [--seconds 40] [--plain] [--out out/demo]
 
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.fleet import QUEUE_LIMIT, DemoNode, Overload, node_flags
+from examples.talk import talk
 from nearfar.cli.watch import times
 from nearfar.client.client import Client
 from nearfar.client.connect import connect
@@ -211,6 +213,7 @@ async def main(seconds: float, plain: bool, folder: Path) -> int:
         stack.push_async_callback(overload.stop)
         summary = await stream(client, clip, happened, overload, seconds, plain, folder / "home")
     told = summarize(summary, happened, accuracy_of(happened.predictions, truth), out)
+    told["talk"] = await talk(out)
     (folder / "summary.json").write_text(json.dumps(told, indent=2))
     out.print(f"[dim]the same as JSON: {folder / 'summary.json'}[/]")
     out.print(f"every decision with its figures: [bold]nearfar explain {STREAM} --home {folder / 'home'}[/]")

@@ -29,8 +29,10 @@ def node_flags(home: Path, fleet: str, join: Sequence[str]) -> dict[str, Any]:
 class DemoNode:
     """A node whose inference is `slowdown` times slower than this machine, behind a link of `delay_ms` each way."""
 
-    def __init__(self, name: str, slowdown: float = 1.0, delay_ms: float = 0.0) -> None:
+    def __init__(self, name: str, slowdown: float = 1.0, delay_ms: float = 0.0, models: Sequence[str] = ()) -> None:
+        """`models`: names in its store; none for what a node serves anyway."""
         self.name = name
+        self.models = tuple(models)
         self.slowdown = slowdown
         self.delay_ms = delay_ms
 
@@ -42,13 +44,14 @@ class DemoNode:
     async def running(self, home: Path, fleet: str, join: Sequence[str]) -> AsyncIterator[Running]:
         """The node as a process, from the moment it can be joined until it has ended."""
         own = home / self.name
-        own.mkdir(parents=True)
+        own.mkdir(parents=True, exist_ok=True)
         log = own / "log.txt"
         flags = [
             *("up", "--name", self.name, "--home", str(own), "--fleet", fleet, "--port", "0", "--no-discover"),
             *("--emulate-slowdown", str(self.slowdown), "--threads", "1"),
             *(["--emulate-delay", f"{self.delay_ms}ms"] if self.delay_ms else []),
             *(part for endpoint in join for part in ("--join", endpoint)),
+            *(part for model in self.models for part in ("--model", model)),
         ]
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
