@@ -65,7 +65,8 @@ def test_batches_hold_every_dialogue_once(words: Path) -> None:
 
 def test_the_rate_rises_holds_and_falls() -> None:
     assert train.rate_at(0, 0) < 0.02
-    assert train.rate_at(0.5, 1000) == 1
+    assert train.rate_at(0.39, 1000) == 1
+    assert 0.3 < train.rate_at(0.75, 1000) < train.rate_at(0.6, 1000) < 1
     assert 0.009 < train.rate_at(1, 9000) < 0.011
 
 
