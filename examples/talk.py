@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from examples.fleet import DemoNode
@@ -28,13 +29,13 @@ FRIDGE = "[fridge] eggs: 6; milk: 2 bottles; brown sugar: 300 g"
 FAR, MODEL = "cloud", "facts"
 PRICE_IN, PRICE_OUT = 2.5, 10.0
 READY_LIMIT = 60.0
-QUESTIONS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("fridge, how many eggs do I have?", {"route": "near"}),
-    ("Is there any butter?", {"route": "near"}),
-    ("how much brown sugar do I have?", {"route": "far"}),
-    ("How many bottles of milk are there? Write to ann@example.org.", {"route": "auto"}),
+QUESTIONS: tuple[tuple[str, str, str], ...] = (
+    ("fridge, how many eggs do I have?", "near", ""),
+    ("Is there any butter?", "near", ""),
+    ("how much brown sugar do I have?", "far", ""),
+    ("how much milk do I have?", "auto", "ann@example.org"),
 )
-"""With what the field `nearfar` of each asks for. The last one holds personal data: it must not go far."""
+"""Each with its route and with who asks. The last one holds personal data, so it must not go far."""
 
 
 async def _ready(http: httpx.AsyncClient, models: set[str]) -> None:
@@ -47,18 +48,20 @@ async def _ready(http: httpx.AsyncClient, models: set[str]) -> None:
     raise NearfarError(f"The demo's nodes did not serve {', '.join(sorted(models))} in {READY_LIMIT:.0f} s.")
 
 
-async def _ask(http: httpx.AsyncClient, question: str, wishes: dict[str, str]) -> dict[str, Any]:
+async def _ask(http: httpx.AsyncClient, question: str, route: str, user: str) -> dict[str, Any]:
     body = {
         "model": "auto",
         "messages": [{"role": "system", "content": FRIDGE}, {"role": "user", "content": question}],
         "temperature": 0,
         "max_tokens": 48,
-        "nearfar": wishes,
+        "nearfar": {"route": route},
+        **({"user": user} if user else {}),
     }
     told = (await http.post("/v1/chat/completions", json=body)).json()
     if "error" in told:
         raise NearfarError(f"The question was not answered: {told['error']['message']}")
-    return {"question": question, "answer": told["choices"][0]["message"]["content"], **told["nearfar"]}
+    shown = f"{question} (user {user})" if user else question
+    return {"question": shown, "answer": told["choices"][0]["message"]["content"], **told["nearfar"]}
 
 
 async def talk(out: Console) -> list[dict[str, Any]]:
@@ -80,12 +83,14 @@ async def talk(out: Console) -> list[dict[str, Any]]:
         ledger = Ledger(home / "kitchen" / FILE)
         spent = sum(row.cost for row in ledger.rows())
         ledger.close()
-    table = Table(box=box.SIMPLE_HEAD, title=f"what is in the fridge: {FRIDGE}", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=escape(FRIDGE), title_justify="left")
     for column in ("question", "answer", "where", "ms", "cost", "why"):
         table.add_column(column, justify="right" if column in ("ms", "cost") else "left")
     for told in answers:
         cost = f"{told['cost']:.6f}" if told["cost"] else "-"
-        table.add_row(told["question"], told["answer"], told["where"], f"{told['ms']:.0f}", cost, told["why"][0])
+        table.add_row(
+            told["question"], told["answer"], told["where"], f"{told['ms']:.0f}", cost, escape(told["why"][0])
+        )
     out.print(table)
     out.print(f"[dim]the ledger says that the far end cost {spent:.6f} USD, at a price that is made up[/]")
     return answers
