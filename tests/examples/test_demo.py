@@ -39,6 +39,12 @@ def test_the_demo_accounts_for_every_frame_and_measures_its_accuracy(tmp_path: P
     assert len(told["served_by"]) >= 2
     assert told["ap50"] > 0.8
     assert "what happened" in done.stdout and "AP50" in done.stdout
+    answers = {said["question"].partition(" (")[0]: said for said in told["talk"]}
+    assert answers["fridge, how many eggs do I have?"]["answer"] == "You have 6 eggs."
+    assert answers["Is there any butter?"]["answer"] == "I don't know."
+    assert answers["how much brown sugar do I have?"]["where"] == "far"
+    private = answers["how much milk do I have?"]
+    assert (private["where"], private["privacy"], private["cost"]) == ("near", "fleet", 0)
     trail = trailfile.read(tmp_path / "home", StreamId("demo"))
     moves = [(entry.source, entry.target, entry.frame) for entry in trail if isinstance(entry, Moved)]
     assert moves == [(move["source"], move["target"], move["frame"]) for move in told["moves"]]
