@@ -4,7 +4,8 @@
 
 The answers of GGUF f16 through llama.cpp are compared, text by text, with those of every other file: llama2.c fp32 and
 q80 through the numpy interpreter, ONNX through onnxruntime, GGUF q8_0 and q4_0 through llama.cpp. f16, fp32 and ONNX
-must agree everywhere (exit status 1 otherwise); of the quantised files the share that agrees is printed.
+must agree everywhere (exit status 1 otherwise), with keys and values in float32 as in the other two; of the quantised
+files the share that agrees is printed.
 What was found is written to ``agreement.json`` there.
 """
 
@@ -42,7 +43,7 @@ def runner(path: Path) -> Callable[[Sequence[int], Sequence[int], int], list[int
 def answers(path: Path, vocabulary: Vocabulary, asked: Sequence[Dialogue]) -> list[str]:
     """Greedy answers of a file, whatever its format."""
     if path.suffix == ".gguf":
-        with asking(path) as ask:
+        with asking(path, precise=True) as ask:
             return [ask(messages(d)) for d in asked]
     run = runner(path)
     return [vocabulary.decode(run(prompt_ids(vocabulary, d), (END, BEGIN), LONGEST_ANSWER)) for d in asked]

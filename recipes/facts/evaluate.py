@@ -39,8 +39,11 @@ Ask = Callable[[list[dict[str, str]]], str]
 
 
 @contextmanager
-def asking(path: Path, slots: int = SLOTS) -> Iterator[Ask]:
-    """A function (chat messages) -> greedy answer of the GGUF at ``path``, usable from ``slots`` threads."""
+def asking(path: Path, slots: int = SLOTS, precise: bool = False) -> Iterator[Ask]:
+    """A function (chat messages) -> greedy answer of the GGUF at ``path``, usable from ``slots`` threads.
+
+    ``precise`` keeps keys and values in float32 instead of the float16 that llama.cpp is content with.
+    """
     import xllamacpp as xlc
 
     p = xlc.CommonParams()
@@ -51,6 +54,8 @@ def asking(path: Path, slots: int = SLOTS) -> Iterator[Ask]:
     p.cache_ram_mib = 0
     p.verbosity = -1
     p.use_jinja = True
+    if precise:
+        p.cache_type_k = p.cache_type_v = xlc.ggml_type.GGML_TYPE_F32
     server = xlc.Server(p)
 
     def ask(said: list[dict[str, str]]) -> str:

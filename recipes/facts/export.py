@@ -16,6 +16,8 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
+
 from recipes.facts import gguf_file, llama2c, onnx_file
 from recipes.facts.evaluate import EMBEDDED
 from recipes.facts.model import Shape, Weights, load
@@ -31,11 +33,13 @@ def export(out: Path, shape: Shape, weights: Weights, vocabulary: Vocabulary) ->
     shape.check()
     for kind in gguf_file.FILE_TYPES:
         gguf_file.write(out / f"facts-{kind}.gguf", shape, weights, vocabulary, kind)
-    llama2c.write_fp32(out / "facts-fp32.bin", shape, weights)
+    # the weights of the f16 file exactly, so that the full-precision files can say the same even where it is close
+    half = {name: w.astype(np.float16).astype(np.float32) if w.ndim == 2 else w for name, w in weights.items()}
+    llama2c.write_fp32(out / "facts-fp32.bin", shape, half)
     llama2c.write_q80(out / "facts-q80.bin", shape, weights)
     (out / "tokenizer.bin").write_bytes(vocabulary.llama2c())
     vocabulary.save(out / "vocabulary.json")
-    onnx_file.write(out / "facts.onnx", shape, weights)
+    onnx_file.write(out / "facts.onnx", shape, half)
     return sorted(p for p in out.iterdir() if p.suffix in (".gguf", ".bin", ".onnx"))
 
 

@@ -93,6 +93,7 @@ def metadata(shape: Shape, vocabulary: Vocabulary, kind: str, name: str) -> dict
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.bos_token_id": BEGIN,
         "tokenizer.ggml.eos_token_id": END,
+        "tokenizer.ggml.eot_token_id": BEGIN,  # ends an answer, too, as in llama2.c
         "tokenizer.ggml.unknown_token_id": UNKNOWN_ID,
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.add_eos_token": False,

@@ -58,14 +58,14 @@ def test_the_record_is_about_these_files() -> None:
     figures = record["files"][FILE.name]
     assert figures["bytes"] == FILE.stat().st_size
     for part in ("tables", "names", "phrasings"):
-        assert figures[part]["exact"] >= 0.9
-        assert figures[part]["unknown_recall"] >= 0.9
+        assert figures[part]["exact"] >= 0.85
+        assert figures[part]["unknown_recall"] >= 0.85
 
 
 @pytest.mark.parametrize("part", ["tables", "names", "phrasings"])
 def test_unseen_questions_are_answered(part: str, ask: evaluate.Ask) -> None:
     found = evaluate.score(evaluate.outcomes(ask, part, QUESTIONS, SEED))
-    assert found["exact"] >= 0.9, found
+    assert found["exact"] >= 0.8, found
 
 
 def test_what_the_table_lacks_is_not_known(ask: evaluate.Ask) -> None:
@@ -77,7 +77,7 @@ def test_what_the_table_lacks_is_not_known(ask: evaluate.Ask) -> None:
         if len(lacking) == 40:
             break
     said = [ask(messages(d)) for d in lacking]
-    assert said.count(UNKNOWN) >= 36, [s for s in said if s != UNKNOWN]
+    assert said.count(UNKNOWN) >= 34, [s for s in said if s != UNKNOWN]
 
 
 def test_the_example_of_the_documentation(ask: evaluate.Ask) -> None:
