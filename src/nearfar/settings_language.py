@@ -34,10 +34,13 @@ class RoutingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         str,
         Meta(
             min_length=1,
-            description="Who says how probably near is good enough: `ngram`, `length`, `random`, `always-near`, "
-            "`always-far`, or `module:attr` of a router.",
+            description="Who says how probably near is good enough: `ngram`, `embedding`, `length`, `random`, "
+            "`always-near`, `always-far`, or `module:attr` of a router.",
         ),
     ] = "ngram"
+    embedding: Annotated[
+        str, Meta(description="Model of the fleet whose vectors the router `embedding` reads; train that router first.")
+    ] = ""
     weights: Annotated[
         str,
         Meta(

@@ -95,7 +95,7 @@ async def _explained(
         try:
             talker = Talker(client, Director(client, chosen.routing, chosen.cache, keeping=keeping))
             try:
-                ruling, made = talker.explain(call)
+                ruling, made = await talker.explain(call)
             except NoCandidate as error:
                 scored = score(talker.director.router, prompt, system)
                 return {
@@ -207,35 +207,63 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where the weights go; else the home folder.")
     ] = None,
+    embedding: Annotated[
+        str, typer.Option("--embedding", help="Train the router over vectors, with this model of the fleet.")
+    ] = "",
     json: Json = False,
     home: Home = None,
+    fleet: Fleet = None,
+    join: Join = None,
     config: Config = None,
 ) -> None:
     """Train the router on prompts of one's own, from a file or from the kept log with its feedback."""
     from nearfar.language.keeping import CALIBRATION, WEIGHTS
     from nearfar.language.routers.train import train as trained
+    from nearfar.language.vectors import HEAD
 
     home, config = home_and_config(context, home, config)
     chosen = settings({"home": str(home) if home else None, "config": str(config) if config else None})
     rows = _from_file(data) if data is not None else _from_log(chosen)
-    made = trained(rows)
-    place = output or chosen.home / WEIGHTS
+    if embedding:
+        data_, wrong = in_loop(_vectors(settings(fleet_flags(home, fleet, join, config)), embedding, rows))
+        place, count = output or chosen.home / HEAD, len(rows)
+    else:
+        made = trained(rows)
+        data_, wrong, count = made.weights.export(), made.error, made.rows
+        place = output or chosen.home / WEIGHTS
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(place.name + ".partial")
-        partial.write_bytes(made.weights.export())
+        partial.write_bytes(data_)
         partial.replace(place)
-        if output is None:  # what feedback had taught the old weights does not hold for the new ones
+        if output is None and not embedding:  # what feedback had taught the old weights does not hold for the new ones
             (chosen.home / CALIBRATION).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error.strerror}.", "Give another --output.") from None
     if json:
-        print_json({"rows": made.rows, "calibration_error": made.error, "weights": str(place)})
+        print_json({"rows": count, "calibration_error": wrong, "weights": str(place)})
         return
+    unseen = "" if embedding else " on rows that were not seen"
     console().print(
-        f"Trained on {made.rows} prompts, calibration error {made.error:.3f} on rows that were not seen.\n"
+        f"Trained on {count} prompts, calibration error {wrong:.3f}{unseen}.\n"
         f"Written to [bold]{escape(str(place))}[/]; a node reads it at its next start."
     )
+
+
+async def _vectors(chosen: Settings, model: str, rows: list[Any]) -> tuple[bytes, float]:
+    """The head of a router over vectors, and its calibration error on the rows themselves."""
+    import msgspec
+
+    from nearfar.client.connect import connect
+    from nearfar.language.calibration import expected_error
+    from nearfar.language.routers.embedding import train_head
+    from nearfar.language.vectors import vector_of
+
+    async with connect(chosen, wait=SETTLE) as client:
+        vectors = [await vector_of(client, model, row.prompt) for row in rows]
+    good = [row.good for row in rows]
+    head = train_head(vectors, good)
+    return msgspec.json.encode(head), expected_error([head.probability(vector) for vector in vectors], good)
 
 
 def _from_file(path: Path) -> list[Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from nearfar.client.client import Client
-from nearfar.errors import InputError
+from nearfar.errors import InputError, NearfarError
 from nearfar.language.cache import ExactCache, Key, repeatable, scope_of
 from nearfar.language.call import AUTO, About, Route, TextCall
 from nearfar.language.conversations import Conversations
@@ -24,11 +25,13 @@ from nearfar.language.privacy.gate import Ruling
 from nearfar.language.prompt import Asked, asked
 from nearfar.language.routers.base import Router
 from nearfar.language.tokens import estimate
+from nearfar.language.vectors import VECTOR, vector_of
 from nearfar.settings_language import RoutingSettings
 from nearfar.settings_privacy import CacheSettings
 from nearfar.types.units import Seconds
 from nearfar.types.wire import Operation
 
+log = logging.getLogger(__name__)
 EXPECTED_ANSWER = 512
 """Tokens of an answer whose length the caller does not limit, for asking whether it fits near."""
 
@@ -99,16 +102,33 @@ class Director:
             return False
         return not any(offer.far for offer in self.offers() if offer.model == call.model)
 
-    def plan(self, call: TextCall, ruling: Ruling) -> Plan:
+    async def look(self, call: TextCall, ruling: Ruling) -> Sequence[float] | None:
+        """What the router wants to have before it is asked: a prompt's vector, for the one that reads vectors."""
+        if call.model != AUTO or call.route is not Route.AUTO or self.settings.router != "embedding":
+            return None
+        question = asked(msgspec.json.decode(ruling.near()))
+        try:
+            return await vector_of(self.client, self.settings.embedding, question.prompt, ruling.privacy)
+        except NearfarError as error:  # the prompt is answered all the same, as if there were no router
+            log.warning("the router has no vector: %s", error)
+            return None
+
+    def plan(self, call: TextCall, ruling: Ruling, vector: Sequence[float] | None = None) -> Plan:
         """Raises `NoCandidate` with the reasons when nobody may answer."""
         offered = self.offers()
         if call.model != AUTO:
             far = any(offer.far for offer in offered if offer.model == call.model)
             return Plan(Where.FAR if far else Where.NEAR, call.model, ("asked for by its name",))
-        if call.operation is Operation.EMBED:
-            offered = tuple(offer for offer in offered if not offer.far)
+        wants_vector = call.operation is Operation.EMBED
+        offered = tuple(offer for offer in offered if offer.embedding == wants_vector)
         question = asked(msgspec.json.decode(ruling.near()))
-        scored = score(self.router, question.prompt, question.before, call) if call.route is Route.AUTO else None
+        scored = None
+        if call.route is Route.AUTO and (vector is not None or self.settings.router != "embedding"):
+            token = VECTOR.set(vector or ())
+            try:
+                scored = score(self.router, question.prompt, question.before, call)
+            finally:
+                VECTOR.reset(token)
         facts = self._facts(call, ruling, question)
         bound = max((self.bound(offer, call, facts) for offer in offered if offer.far), default=0.0)
         made = plan(facts, offered, scored.probability if scored is not None else None, self.rules(bound))

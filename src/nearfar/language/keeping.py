@@ -15,6 +15,7 @@ from nearfar.language.outcomes import FILE, OutcomeStore, Record
 from nearfar.language.routers.base import Prompt, Router, Score
 from nearfar.language.routers.ngram import Ngram
 from nearfar.language.routers.registry import load
+from nearfar.language.vectors import embedding_router
 from nearfar.settings_language import RoutingSettings
 from nearfar.types.units import Seconds
 
@@ -28,6 +29,8 @@ def router_of(settings: RoutingSettings, home: Path | None) -> Router:
     """The router that is set: the owner's weights before the shipped ones, and with what feedback taught it.
 
     Raises `SettingsError` for a router that cannot be made, `ModelFileError` for weights that cannot be read."""
+    if settings.router == "embedding":
+        return embedding_router(home)
     if settings.router != "ngram":
         return load(settings.router)
     own = home / WEIGHTS if home is not None and (home / WEIGHTS).is_file() else None

@@ -29,6 +29,8 @@ class Offer(msgspec.Struct, frozen=True):
     price_out: float = 0.0
     """The same for a million tokens of answer."""
     currency: str = ""
+    embedding: bool = False
+    """It gives vectors, not text."""
     nodes: tuple[str, ...] = ()
     reason: str = ""
     """Why nobody may be asked, when `services` is 0."""
@@ -56,6 +58,7 @@ def offers(snapshot: Snapshot, now: Seconds) -> tuple[Offer, ...]:
             memory=max(old.memory, report.memory),
             price_in=max(old.price_in, report.text.price_in),
             price_out=max(old.price_out, report.text.price_out),
+            embedding=report.text.embedding,
             currency=report.text.currency or old.currency,
             nodes=(*old.nodes, report.node),
             reason="" if healthy or old.services else reason,

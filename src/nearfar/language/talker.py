@@ -32,19 +32,20 @@ class Talker:
 
     async def answer(self, call: TextCall) -> TextAnswer:
         """The whole answer of a call whose body does not ask for chunks."""
-        return await self._run(call).answer()
+        return await (await self._run(call)).answer()
 
     async def stream(self, call: TextCall) -> AsyncIterator[TextEvent]:
         """The answer in chunks; the last event says where it came from."""
-        events = self._run(call).stream()
+        events = (await self._run(call)).stream()
         async with aclosing(events):  # type: ignore[type-var]
             async for event in events:
                 yield event
 
-    def explain(self, call: TextCall) -> tuple[Ruling, Plan]:
-        """What would be done, and why; nothing is sent. Raises what deciding raises."""
+    async def explain(self, call: TextCall) -> tuple[Ruling, Plan]:
+        """What would be done, and why; no model is asked for an answer. Raises what deciding raises."""
         ruling = self._rule(call)
-        return ruling, self.director.plan(call, ruling)
+        vector = await self.director.look(call, ruling)
+        return ruling, self.director.plan(call, ruling, vector)
 
     def feedback(self, request: str, good: bool | float) -> None:
         """What somebody said of an answer: True, False, or -1 to 1. Raises `InputError`, `StoreError`."""
@@ -54,8 +55,8 @@ class Talker:
         """Language models that the fleet serves just now, near ones first."""
         return self.director.offers()
 
-    def _run(self, call: TextCall) -> Run:
-        ruling, plan = self.explain(call)
+    async def _run(self, call: TextCall) -> Run:
+        ruling, plan = await self.explain(call)
         return Run(self.director, call, ruling, plan)
 
     def _rule(self, call: TextCall) -> Ruling:

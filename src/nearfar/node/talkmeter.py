@@ -47,6 +47,7 @@ class TextMeter:
         self._lock = threading.Lock()
         self._first_ms = self._prefill = self._decode = 0.0
         self._in = self._reused = self._out = 0
+        self.embedding = False
         self.prices: tuple[float, float, str] = (0.0, 0.0, "")
         """Of a far end: for a million tokens in, a million out, and the currency."""
 
@@ -85,6 +86,7 @@ class TextMeter:
                 self._reused,
                 self._out,
                 *self.prices,
+                self.embedding,
             )
 
 

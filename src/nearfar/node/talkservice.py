@@ -53,6 +53,7 @@ class Talk:
         self.meter = Meter(spec, 0.0)
         self.meter.workers = self._loaded.slots
         self.meter.text = self._text = TextMeter(self._loaded.context)
+        self._text.embedding = embedding
         self._question: TextQuestion | None = None
         if not self._loaded.free:  # not even tried once: somebody would pay for it
             self.meter.price = self._loaded.expected_cost

@@ -105,6 +105,8 @@ class TextReport(msgspec.Struct, frozen=True):
     price_out: float = 0.0
     """The same for a million tokens of answer."""
     currency: str = ""
+    embedding: bool = False
+    """It gives vectors, not text."""
 
 
 class ServiceReport(msgspec.Struct, frozen=True):
