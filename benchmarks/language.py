@@ -140,9 +140,7 @@ async def through(port: int, streams: int, request: bytes) -> dict[str, float]:
     return {"first_s": made[0].first - start, "rest_s": rest, "pieces": pieces}
 
 
-def pairs(
-    port: int, limit: Direct, streams: int, tokens: int, count: int
-) -> list[tuple[Run, Run]]:
+def pairs(port: int, limit: Direct, streams: int, tokens: int, count: int) -> list[tuple[Run, Run]]:
     body = chat(tokens, stream=True)
     request = post("/v1/chat/completions", body, "Content-Type: application/json")
     found = []

@@ -34,7 +34,11 @@ def generate(server: Any, streams: int, body: bytes) -> dict[str, float]:
     moments: list[list[float]] = [[] for _ in range(streams)]
 
     def one(number: int) -> None:
-        server.handle_chat_completions(body, lambda _: moments[number].append(time.perf_counter()) or False)
+        def take(_: bytes) -> bool:
+            moments[number].append(time.perf_counter())
+            return False
+
+        server.handle_chat_completions(body, take)
 
     start = time.perf_counter()
     threads = [threading.Thread(target=one, args=(number,)) for number in range(streams)]

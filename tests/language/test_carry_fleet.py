@@ -172,7 +172,7 @@ def test_the_next_turn_goes_where_the_beginning_is_known(lab: Lab, tmp_path: Pat
             said, about, _ = await told(talker, call(question, max_tokens=8))
             earlier = ({"role": "user", "content": question}, {"role": "assistant", "content": said})
             turn = call("And then?", earlier, max_tokens=8)
-            assert talker._request(turn).incumbent == about.served_by
+            assert talker.director.conversations.incumbent(turn) == about.served_by
             _, then, usage = await told(talker, turn)
             if then.served_by == about.served_by:
                 stayed += 1

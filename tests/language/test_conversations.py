@@ -6,6 +6,7 @@ import json
 
 from nearfar.language.call import TextCall, read_call
 from nearfar.language.conversations import Conversations
+from nearfar.language.privacy.policy import KeyPolicy
 from nearfar.types.ids import ServiceId
 from nearfar.types.request import Privacy, Qos
 from nearfar.types.wire import Operation
@@ -17,8 +18,8 @@ def turn(*words: str, key: str = "", privacy: Privacy = Privacy.ANY, name: str =
     """User and assistant in turn."""
     messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(words)]
     body = json.dumps({"model": "m", "messages": messages}).encode()
-    call = read_call(Operation.CHAT, body, Qos(privacy=privacy), key)
-    return TextCall(call.operation, call.body, call.view, call.qos, call.route, key, name)
+    call = read_call(Operation.CHAT, body, Qos(privacy=privacy), KeyPolicy(key))
+    return TextCall(call.operation, call.body, call.view, call.qos, call.route, call.policy, name)
 
 
 def test_the_next_turn_is_known_also_when_the_answer_was_trimmed_and_others_are_not() -> None:

@@ -97,8 +97,14 @@ _FACTS = st.builds(
     st.booleans(),
 )
 _RULES = st.builds(
-    Rules, st.sampled_from(Strategy), st.floats(0, 1), st.just(""), st.just(""), st.booleans(), spent=st.sampled_from(["", "spent"])
-)  # fmt: skip
+    Rules,
+    st.sampled_from(Strategy),
+    st.floats(0, 1),
+    st.just(""),
+    st.just(""),
+    st.booleans(),
+    spent=st.sampled_from(["", "spent"]),
+)
 
 
 @given(_FACTS, _OFFERS, st.none() | st.floats(0, 1), _RULES)

@@ -8,7 +8,8 @@ import pytest
 
 from nearfar.errors import SettingsError
 from nearfar.node.textspec import text_spec
-from nearfar.settings import LanguageSettings, NodeSettings, Settings
+from nearfar.settings import NodeSettings, Settings
+from nearfar.settings_language import LanguageSettings
 
 
 def settings(home: Path, **language: object) -> Settings:

@@ -18,7 +18,6 @@ from nearfar.gateway.openai import sse
 from nearfar.gateway.openai.errors import error_of
 from nearfar.gateway.openai.told import about_headers, with_about
 from nearfar.gateway.problems import TooManyRequests, Unauthorized
-from nearfar.gateway.state import name_of_key
 from nearfar.language.call import About, Route, TextAnswer, TextCall, TextEvent
 from nearfar.types.units import Milliseconds
 from tests.gateway.stub import gateway
@@ -76,11 +75,6 @@ def test_errors_have_the_status_and_the_names_that_programs_know(
     found, headers, told = error_of(error)
     assert (found, told["error"]["type"], told["error"]["code"]) == (status, kind, code)
     assert (b"retry-after" in dict(headers)) == (status in (429, 503))
-
-
-def test_a_key_is_named_and_not_shown() -> None:
-    assert name_of_key("one") == name_of_key("one") != name_of_key("two")
-    assert "one" not in name_of_key("one")
 
 
 # -- a stream, told ---------------------------------------------------------------------------------------------------
