@@ -1,0 +1,194 @@
+"""The promise: whatever fails, no byte of a private prompt reaches the far end. Real nodes, a socket that keeps all.
+
+A random but seeded run of calls, private in every way there is and not private at all, whole and streamed, near, far
+and auto, again and again, while the near service fails or dies and the far end misbehaves. Each prompt carries a word
+of its own. At the end no private word stands in what the far end's socket received; words of public prompts do, so
+that the test can fail.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from nearfar.language import far
+from nearfar.models.store import Store
+from nearfar.runtimes.remote.description import FarEnd
+from tests.far.misbehaving import Act, FarServer, script
+from tests.fleetlab import Lab, Node, poll, talking
+from tests.fleetlab import lab as lab
+
+FREE, KITCHEN, CAREFUL = "free-key-0123456789", "kitchen-key-0123456789", "careful-key-0123456789"
+CALLS = 45
+KINDS = (
+    *("public", "public", "redact"),
+    *("field", "private", "local", "header", "mail", "iban", "card", "secret", "tool", "key"),
+)
+
+
+class Asked(NamedTuple):
+    word: str
+    private: bool
+    redacted: str = ""
+    """A value that may not travel though its prompt does."""
+
+
+def _keys() -> str:
+    """A key for anything, one whose prompts stay in the fleet, and one whose personal data is replaced."""
+    rows = (
+        ("free", FREE, ""),
+        ("kitchen", KITCHEN, 'privacy = "fleet"'),
+        ("careful", CAREFUL, 'on_personal_data = "redact"'),
+    )
+    return "\n".join(
+        f'[[keys]]\nname = "{name}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n{more}\n'
+        for name, key, more in rows
+    )
+
+
+def _call(chance: random.Random, number: int) -> tuple[dict[str, Any], dict[str, str], Asked]:
+    """Body and headers of one call, and what must hold of it."""
+    word = f"kanarie{number:03d}x{chance.getrandbits(40):010x}"
+    text = f"Tell me of {word} and of nothing else."
+    messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
+    body: dict[str, Any] = {"model": chance.choice(["auto", "auto", "auto", "large"]), "messages": messages}
+    body |= {"max_tokens": 8, "stream": chance.random() < 0.5, "temperature": chance.choice([0, 0, 0.8])}
+    wishes: dict[str, Any] = {"route": chance.choice(["auto", "auto", "far"])}
+    headers = {"authorization": f"Bearer {FREE}"}
+    redacted = ""
+    kind = chance.choice(
+        [
+            "public",
+            "public",
+            "field",
+            "private",
+            "local",
+            "header",
+            "mail",
+            "iban",
+            "card",
+            "secret",
+            "tool",
+            "key",
+            "redact",
+        ]
+    )
+    match kind:
+        case "field":
+            wishes["privacy"] = "fleet"
+        case "private":
+            wishes["private"] = True
+        case "local":
+            wishes["privacy"] = "local"
+        case "header":
+            headers["nearfar-privacy"] = "fleet"
+        case "mail":
+            messages.insert(0, {"role": "system", "content": f"Write to ann.{word}@example.org"})
+        case "iban":
+            messages.append({"role": "user", "content": "It is DE89 3704 0044 0532 0130 00."})
+        case "card":
+            messages[0]["content"] = [{"type": "text", "text": text}, {"type": "text", "text": "4111 1111 1111 1111"}]
+        case "secret":
+            messages[0]["content"] = f"{text} password: hunter2{word}"
+        case "tool":
+            arguments = json.dumps({"note": word, "to": "bob@example.org"})
+            call = {"id": "1", "type": "function", "function": {"name": "send", "arguments": arguments}}
+            messages.insert(0, {"role": "assistant", "content": None, "tool_calls": [call]})
+        case "key":
+            headers["authorization"] = f"Bearer {KITCHEN}"
+        case "redact":
+            headers["authorization"] = f"Bearer {CAREFUL}"
+            redacted = f"ann{word[-6:]}@example.org"
+            messages.append({"role": "user", "content": f"Answer to {redacted}."})
+    body["nearfar"] = wishes
+    return body, headers, Asked(word, kind not in ("public", "redact"), redacted)
+
+
+def _forms(text: str) -> list[bytes]:
+    """The text as it could stand on the wire."""
+    raw = text.encode()
+    found = [raw, text.encode("utf-16-le"), raw.hex().encode()]
+    for shift in range(3):
+        coded = base64.b64encode(b"\0" * shift + raw)
+        found.append(coded[4:-4])
+    return found
+
+
+def _ask(http: httpx.Client, body: dict[str, Any], headers: dict[str, str]) -> None:
+    """An answer or an error, never nothing."""
+    with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+        text = response.read().decode()
+    assert text
+    if response.status_code == 200 and not body["stream"]:
+        assert json.loads(text)["choices"]
+    elif response.status_code == 200:
+        assert text.rstrip().endswith("data: [DONE]") or '"error"' in text
+    else:
+        assert json.loads(text)["error"]["message"]
+
+
+def _node(lab: Lab, folder: Path, server: FarServer, name: str, routing: dict[str, str]) -> tuple[Node, Path]:
+    home = lab.folder / f"home-{name}"
+    home.mkdir(exist_ok=True)
+    (home / "nearfar.toml").write_text(_keys())
+    described = FarEnd(base_url=server.url, model="m", price_in=1, price_out=2, timeout_s=0.3, max_retries=1)
+    far.add(Store(home / "models"), "large", described)
+    fault = folder / f"fault-{name}"
+    model = talking(folder, f"tiny-{name}", delay_ms=0.5, fault_file=str(fault), logprob=-4.0)
+    env = {f"NEARFAR_ROUTING_{key.upper()}": value for key, value in routing.items()}
+    node = lab.node(name, [model], env=env, api_key=FREE)
+    poll(lambda: (node.service_json("large") or {}).get("healthy"), "the far end is served")
+    return node, fault
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seed", "routing"),
+    [
+        (1, {"router": "always-far"}),
+        (2, {"router": "always-near", "strategy": "cascade", "threshold": "0.99"}),
+    ],
+    ids=["far", "cascade"],
+)
+def test_no_byte_of_a_private_prompt_reaches_the_far_socket(
+    lab: Lab, tmp_path: Path, seed: int, routing: dict[str, str]
+) -> None:
+    chance = random.Random(seed)
+    asked: list[Asked] = []
+    with FarServer(script(seed, 40, good=0.5), Act()) as server:
+        node, fault = _node(lab, tmp_path, server, f"n{seed}", routing)
+        with httpx.Client(base_url=node.url, timeout=30, trust_env=False) as http:
+            for number in range(CALLS):
+                words = chance.choice(["", "", "", "fail", "busy", "fail 3", "crash 2" if number % 15 == 7 else ""])
+                if words:
+                    fault.write_text(words)
+                else:
+                    fault.unlink(missing_ok=True)
+                body, headers, what = _call(chance, number)
+                asked.append(what)
+                for _ in range(chance.choice([1, 1, 2])):  # the same again: what is kept must not travel either
+                    _ask(http, body, headers)
+        fault.unlink(missing_ok=True)
+        received = bytes(server.received)
+        private = [one for one in asked if one.private]
+        public = [one for one in asked if not one.private]
+        assert len(private) > 10 and len(public) > 3
+        assert sum(one.word.encode() in received for one in public) > len(public) // 3, "the control: these may travel"
+        for one in private:
+            assert not [form for form in _forms(one.word) if form in received], one.word
+        for one in public:
+            assert not one.redacted or one.redacted.encode() not in received
+        assert not [key for key in (FREE, KITCHEN, CAREFUL) if key.encode() in received]
+        kept = b"".join(
+            path.read_bytes() for path in node.home.rglob("*") if path.is_file() and path.name != "nearfar.toml"
+        )
+        said = node.stderr.encode()
+        for one in asked:
+            assert one.word.encode() not in kept and one.word.encode() not in said, "no prompt is written down"
