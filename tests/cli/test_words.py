@@ -186,7 +186,7 @@ def test_without_any_node_the_lists_are_empty_and_say_so(home: Path) -> None:
     assert said.code == 0 and "No node was found" in said.out and "nearfar up" in said.out
     assert nearfar("services", "--json", home=home).json == []
     models = nearfar("models", "--json", home=home)
-    assert models.code == 0 and [row["model"] for row in models.json] == ["yard"]
+    assert models.code == 0 and [row["model"] for row in models.json] == ["facts", "yard"]
 
 
 @pytest.mark.parametrize("verb", ["run", "watch"])
