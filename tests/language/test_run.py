@@ -100,7 +100,7 @@ def test_near_far_and_the_other_side_when_one_fails(lab: Lab, tmp_path: Path, se
         with_router = here.ask("how many eggs?", "far")
         assert "error" in with_router, "far was asked for: nobody else answers"
 
-        kept = [here.ask("the same", temperature=0)["nearfar"]["where"] for _ in range(2)]
+        kept = [here.ask("eggs again?", temperature=0)["nearfar"]["where"] for _ in range(2)]
         assert kept == ["near", "cache"]
         assert [here.ask("the same", temperature=0.7)["nearfar"]["where"] for _ in range(2)] == ["near", "near"]
 
