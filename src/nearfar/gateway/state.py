@@ -14,7 +14,7 @@ from nearfar.gateway.body import header
 from nearfar.gateway.named import NamedStreams
 from nearfar.gateway.openai.counts import LanguageCounts
 from nearfar.gateway.problems import Forbidden, TooManyRequests, Unauthorized
-from nearfar.language.call import AUTO, About
+from nearfar.language.call import AUTO, About, Times
 from nearfar.language.privacy.policy import KeyPolicy, Keyring
 from nearfar.language.talker import Talker
 from nearfar.settings import Settings
@@ -97,7 +97,7 @@ class State:
         self._count(about.model, about.stages)
         self.language.answered(about)
 
-    def _count(self, model: str, stages: Stages) -> None:
+    def _count(self, model: str, stages: Stages | Times) -> None:
         self.outcomes[(model, "ok")] += 1
         for name in STAGE_NAMES:
             histogram = self.stages.get((model, name))

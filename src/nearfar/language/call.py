@@ -94,6 +94,21 @@ class TextCall(msgspec.Struct, frozen=True):
         return self.view.model
 
 
+class Times(msgspec.Struct, frozen=True):
+    """Where the time of an answer went, in milliseconds: `Stages` with its names, as people read them. Reading the
+    prompt counts as preprocessing, writing the answer as inference."""
+
+    link: float = 0.0
+    queue: float = 0.0
+    preprocess: float = 0.0
+    inference: float = 0.0
+    postprocess: float = 0.0
+
+    @classmethod
+    def of(cls, stages: Stages) -> Times:
+        return cls(stages.link, stages.queue, stages.preprocess, stages.inference, stages.postprocess)
+
+
 class About(msgspec.Struct, frozen=True, omit_defaults=False):
     """Where an answer came from, what it cost, and why. Goes out as the field `nearfar` of an answer."""
 
@@ -120,7 +135,7 @@ class About(msgspec.Struct, frozen=True, omit_defaults=False):
     moved: int = 0
     """How often the answer was carried on elsewhere."""
     attempts: tuple[str, ...] = ()
-    stages: Stages = Stages()
+    stages: Times = Times()
 
 
 class TextAnswer(NamedTuple):

@@ -23,7 +23,7 @@ from nearfar.errors import (
 )
 from nearfar.language import carry, split
 from nearfar.language.answer import Answer, Ask, read_answer
-from nearfar.language.call import About, TextAnswer, TextCall, TextEvent, with_fields
+from nearfar.language.call import About, TextAnswer, TextCall, TextEvent, Times, with_fields
 from nearfar.language.cascade import CascadeOptions, cascade, chunks
 from nearfar.language.director import Details, Director
 from nearfar.language.plan import Plan, Where
@@ -333,5 +333,5 @@ class Run:
             score=self._plan.score,
             privacy=self._ruling.privacy.value,
             attempts=(*self._attempts, *reply.attempts),
-            stages=reply.stages,
+            stages=Times.of(reply.stages),
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from nearfar.errors import InferenceError
-from nearfar.language.call import About
-from nearfar.types.request import STAGE_NAMES, Stages
+from nearfar.language.call import About, Times
+from nearfar.types.request import STAGE_NAMES
 
 _encode = msgspec.json.Encoder().encode
 _BLANK = b" \t\r\n"
@@ -51,7 +51,7 @@ def about_headers(about: About) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _timing(stages: Stages) -> bytes:
+def _timing(stages: Times) -> bytes:
     values = (stages.link, stages.queue, stages.preprocess, stages.inference, stages.postprocess)
     return _FORM % values
 
