@@ -147,6 +147,26 @@ def test_a_long_context_in_the_grey_area_is_condensed_near(lab: Lab, tmp_path: P
         assert document[:200].encode() not in bytes(server.received)
 
 
+def test_a_long_private_document_is_read_near_by_a_plan_from_the_question_alone(
+    lab: Lab, tmp_path: Path, server: FarServer
+) -> None:
+    with Here(
+        lab, tmp_path, server, {"NEARFAR_ROUTING_ROUTER": "always-far", "NEARFAR_LANGUAGE_CONTEXT": "1024"}
+    ) as here:
+        document = "Ann's address is ann@example.org, and the gate opens at nine on every day but one. " * 90
+        messages = [{"role": "system", "content": document}, {"role": "user", "content": "When does the gate open?"}]
+        told = here.ask("", messages=messages, max_tokens=40)["nearfar"]
+        assert told["where"] == "split" and told["privacy"] == "fleet", told
+        assert any("planned from the question alone" in line for line in told["why"])
+        received = bytes(server.received)
+        assert (
+            b"When does the gate open?" in received and b"ann@example.org" not in received and b"nine" not in received
+        )
+        before = len(server.requests)
+        private = here.ask("", messages=messages, max_tokens=40, nearfar={"privacy": "fleet"})["nearfar"]
+        assert private["where"] == "split" and len(server.requests) == before, "the question is private too"
+
+
 def test_money_that_is_spent_is_spent(lab: Lab, tmp_path: Path, server: FarServer) -> None:
     env = {"NEARFAR_ROUTING_ROUTER": "always-far", "NEARFAR_ROUTING_MONEY_PER_DAY": "0.00005"}
     with Here(lab, tmp_path, server, env) as here:

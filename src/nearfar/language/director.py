@@ -21,13 +21,15 @@ from nearfar.language.keeping import Keeping, router_of, score
 from nearfar.language.offers import Offer, offers
 from nearfar.language.outcomes import Record
 from nearfar.language.plan import Facts, Plan, Rules, Strategy, Where, plan
-from nearfar.language.privacy.gate import Ruling
+from nearfar.language.privacy.gate import Ruling, rule
+from nearfar.language.privacy.policy import strictest
 from nearfar.language.prompt import Asked, asked
 from nearfar.language.routers.base import Router
 from nearfar.language.tokens import estimate
 from nearfar.language.vectors import VECTOR, vector_of
 from nearfar.settings_language import RoutingSettings
 from nearfar.settings_privacy import CacheSettings
+from nearfar.types.request import Privacy
 from nearfar.types.units import Seconds
 from nearfar.types.wire import Operation
 
@@ -163,6 +165,27 @@ class Director:
             plain=call.operation is not Operation.EMBED
             and not (view.tools or view.functions or view.echo or (view.n or 1) > 1),
         )
+
+    def too_long(self, call: TextCall, ruling: Ruling, model: str) -> bool:
+        """Whether a private prompt is a question with a document that the model cannot take at once."""
+        context = self.context_of(model)
+        if call.model != AUTO or call.operation is not Operation.CHAT or ruling.privacy is Privacy.ANY or not context:
+            return False
+        facts = self._facts(call, ruling, asked(msgspec.json.decode(ruling.near())))
+        return facts.plain and facts.context_tokens > 0 and facts.tokens > context
+
+    def question_alone(self, call: TextCall, question: str) -> tuple[Privacy, str]:
+        """How far the question may travel without its document, and the far model that may plan with it; "" for
+        none. The request's own demands hold for the question too; only what was found in the document does not."""
+        wishes = msgspec.json.decode(call.body).get("nearfar")
+        body = {"messages": [{"role": "user", "content": question}], **({"nearfar": wishes} if wishes else {})}
+        alone = rule(msgspec.json.encode(body), call.qos.privacy, call.policy)
+        if alone.refusal or alone.counts or alone.privacy is not Privacy.ANY or call.route is not Route.AUTO:
+            return strictest(alone.privacy, Privacy.FLEET), ""
+        far = next((o for o in self.offers() if o.far and o.services and self.settings.far in ("", o.model)), None)
+        if far is None or self.rules(self.bound(far, call, Facts(tokens=estimate(question)))).spent:
+            return Privacy.FLEET, ""
+        return Privacy.ANY, far.model
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 

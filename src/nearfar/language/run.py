@@ -58,6 +58,8 @@ class Run:
         self._attempts: list[str] = []
         self._details = Details()
         self._day = director.begin(call, plan)
+        self._reads = plan.where is Where.NEAR and director.too_long(call, ruling, plan.model)
+        """Whether near has to read a private document part by part."""
         if ruling.reasons:
             self._why += ruling.reasons
         first_far = plan.where in (Where.FAR, Where.SPLIT)
@@ -76,6 +78,8 @@ class Run:
                     made = await self._cascade()
                 case Where.SPLIT:
                     made = await self._split()
+                case Where.NEAR if self._reads:
+                    made = await self._read_near()
                 case _:
                     made = await self._simple()
             about = made.about
@@ -127,8 +131,10 @@ class Run:
 
     async def stream(self) -> AsyncIterator[TextEvent]:
         """Chunks; the last event carries `about`. Raises as `answer`, and `StreamCut` once something was given."""
-        if self._plan.where in (Where.CASCADE, Where.SPLIT) or (
-            any(self._director.has(self._call, self._ruling, t.model, t.far) for t in self._targets[:1])
+        if (
+            self._reads
+            or self._plan.where in (Where.CASCADE, Where.SPLIT)
+            or (any(self._director.has(self._call, self._ruling, t.model, t.far) for t in self._targets[:1]))
         ):
             made = await self.answer()
             lines = chunks(made.body)
@@ -258,20 +264,50 @@ class Run:
         redaction = self._ruling.redaction
         return TextAnswer(restored(raw, redaction) if redaction is not None else raw, about)
 
+    async def _read_near(self) -> TextAnswer:
+        """A private document that is longer than near's context: read part by part, by a plan that a far end may make
+        from the question alone, when the question alone may go there."""
+        near = self._targets[0]
+        question = asked(msgspec.json.decode(self._ruling.near()))
+        alone, far = self._director.question_alone(self._call, question.prompt)
+        last: dict[str, TextReply] = {}
+        options = msgspec.structs.replace(
+            split.DEFAULT, near_context=self._director.context_of(near.model) or split.DEFAULT.near_context
+        )
+        ask_far = None
+        if far:
+            ask_far = self._asker(_Target(far, True), last, key="far", level=alone)
+        made = await split.privately(
+            question.prompt,
+            question.before,
+            self._asker(near, last, key="near"),
+            ask_far,
+            alone,
+            options,
+        )
+        self._why += made.reasons
+        said = Counts(made.near_in + made.far_in, made.near_out + made.far_out, made.cost, self._currency)
+        about = self._about("split", last["near"], said)
+        details = self._details
+        details.answered, details.near_in, details.near_out = "near", made.near_in, made.near_out
+        details.far_in, details.far_out = made.far_in, made.far_out
+        return TextAnswer(made.answer.raw, about)
+
     def _asker(
         self,
         target: _Target,
         last: dict[str, TextReply],
         body_of: object = None,
         key: str = "",
+        level: Privacy | None = None,
     ) -> Ask:
-        """Asks one side; the far one gets nothing that the gate did not look at."""
+        """Asks one side; the far one gets nothing that the gate did not look at. `level`: of another ruling."""
         name = key or ("far" if target.far else "near")
 
         async def ask(body: bytes) -> Answer:
             if target.far and callable(body_of):
                 body = with_fields(body_of(), {"stream": False, "stream_options": None})
-            reply = await self._director.client.text.ask(self._request(target, body, streamed=False))
+            reply = await self._director.client.text.ask(self._request(target, body, streamed=False, level=level))
             last[name] = reply
             raw = bytes(reply.body)
             said = counts(raw)
@@ -288,9 +324,9 @@ class Run:
     def _body(self, target: _Target) -> bytes:
         return self._ruling.far() if target.far else self._ruling.near()
 
-    def _request(self, target: _Target, body: bytes, *, streamed: bool) -> TextRequest:
+    def _request(self, target: _Target, body: bytes, *, streamed: bool, level: Privacy | None = None) -> TextRequest:
         call = self._call
-        level = self._ruling.privacy
+        level = level or self._ruling.privacy
         if not target.far:  # what was not made for a far end reaches none, whatever serves a model of this name
             level = strictest(level, Privacy.FLEET)
         qos = msgspec.structs.replace(call.qos, privacy=level, max_cost=call.policy.cost(call.qos.max_cost))
