@@ -48,7 +48,8 @@ def test_every_list_is_json_when_asked(node: Node) -> None:
     assert row["node"] == node.name and row["alive"] and row["gateway"] == node.url
     (row,) = on(node, "services", "--json").json
     assert (row["service"], row["healthy"]) == (f"{node.name}/yard", True)
-    (row,) = on(node, "models", "--json").json
+    facts, row = on(node, "models", "--json").json
+    assert facts["model"] == "facts" and facts["served_by"] == []
     assert row["model"] == "yard" and row["served_by"] == [f"{node.name}/yard"]
     assert isinstance(on(node, "devices", "--json").json, dict | list)
 

@@ -40,6 +40,7 @@ OPERATIONS = [
     ("GET", "/v1/fleet"),
     ("GET", "/v1/streams"),
     ("GET", "/v1/streams/{id}/decisions"),
+    ("POST", "/v1/feedback"),
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
     ("POST", "/v1/embeddings"),

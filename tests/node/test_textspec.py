@@ -28,6 +28,7 @@ def test_what_is_set_arrives_at_the_model_it_is_for(tmp_path: Path) -> None:
         "draft_tokens": "3",
         "loras": f"all={file}\nmine={file}",
         "draft": str(file),
+        "ledger": str(tmp_path / "ledger.sqlite3"),
     }
     assert text_spec(stated, "third").settings["ngram"] == "1"
     assert text_spec(stated, "third").settings["loras"] == f"all={file}"

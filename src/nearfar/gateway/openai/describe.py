@@ -85,8 +85,9 @@ _WISHES: dict[str, Any] = {
     "properties": {
         "privacy": {"type": "string", "enum": ["local", "fleet", "any"]},
         "route": {"type": "string", "enum": ["auto", "near", "far"]},
-        "cache": {"type": "boolean"},
-        "redact": {"type": ["boolean", "null"]},
+        "cache": {"type": ["boolean", "null"]},
+        "private": {"type": "boolean"},
+        "personal_data": {"type": "string", "enum": ["refuse", "near", "redact", "ignore"]},
     },
 }
 

@@ -26,7 +26,8 @@ from nearfar.errors import (
     RuntimeUnavailable,
 )
 from nearfar.ledger import Attempt, Counted, End, Ledger, Outcome
-from nearfar.runtimes.engine import installed, load_engine
+from nearfar.runtimes import engine
+from nearfar.runtimes.engine import load_engine
 from nearfar.runtimes.remote.bill import Bill
 from nearfar.runtimes.remote.description import FarEnd, Key, read, read_key
 from nearfar.runtimes.remote.failures import Failed, of_status, wait_before
@@ -59,7 +60,7 @@ class RemoteRuntime(TextRuntime):
     formats = ("far",)
 
     def available(self) -> str | None:
-        return None if installed("httpcore") else f"httpcore is not installed. Type: {INSTALL}"
+        return None if engine.installed("httpcore") else f"httpcore is not installed. Type: {INSTALL}"
 
     def units(self) -> tuple[ComputeUnit, ...]:
         if self.available():
