@@ -99,8 +99,7 @@ def direct(model: Path, threads: int) -> Iterator[Direct]:
 class Events(asyncio.Protocol):
     """Reads server-sent events of one answer, noting when they came and how many there were."""
 
-    def __init__(self, request: bytes) -> None:
-        self.request = request
+    def __init__(self) -> None:
         self.first = self.last = 0.0
         self.pieces = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -108,8 +107,7 @@ class Events(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-        transport.write(self.request)
+        self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
@@ -122,7 +120,7 @@ class Events(asyncio.Protocol):
             self.pieces += count
         if b"data: [DONE]" in data:
             self.done.set_result(None)
-            self._transport.close()
+            self.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.done.done():
@@ -132,8 +130,10 @@ class Events(asyncio.Protocol):
 async def through(port: int, streams: int, request: bytes) -> dict[str, float]:
     """As `Direct.generate`, through the gateway; connections are made before the clock starts."""
     loop = asyncio.get_running_loop()
+    made = [(await loop.create_connection(Events, "127.0.0.1", port))[1] for _ in range(streams)]
     start = time.perf_counter()
-    made = [(await loop.create_connection(lambda: Events(request), "127.0.0.1", port))[1] for _ in range(streams)]
+    for each in made:
+        each.transport.write(request)
     await asyncio.gather(*(each.done for each in made))
     pieces = sum(each.pieces for each in made)
     rest = max(each.last for each in made) - min(each.first for each in made)
