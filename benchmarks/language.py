@@ -195,7 +195,7 @@ def litellm_python(stated: str | None, wanted: bool) -> tuple[Path | None, str]:
         print("installing LiteLLM into .venvs/litellm (once, 310 MB) ...", file=sys.stderr)
         made = subprocess.run([sys.executable, "-m", "venv", str(folder)], check=False)
         if made.returncode == 0:
-            install = [str(python), "-m", "pip", "install", "-q", "litellm[proxy]==1.110.2"]
+            install = [str(python), "-m", "pip", "install", "-q", "litellm[proxy]==1.99.4"]
             made = subprocess.run(install, check=False)
         if made.returncode:
             return None, "LiteLLM could not be installed"
