@@ -25,14 +25,14 @@ from tests.fleetlab import lab as lab
 class Here:
     """A node with a near model, a far end, and a client."""
 
-    def __init__(self, lab: Lab, folder: Path, server: FarServer, env: dict[str, str]) -> None:
+    def __init__(self, lab: Lab, folder: Path, server: FarServer, env: dict[str, str], delay_ms: float = 0.0) -> None:
         self.server = server
         self.fault = folder / "fault"
         home = lab.folder / "home-a"
         described = FarEnd(base_url=server.url, model="m", price_in=1, price_out=2, timeout_s=1, max_retries=0)
         far.add(Store(home / "models"), "large", described)
         says = [{"when": "eggs", "text": "You have 6 eggs.", "logprob": -0.01}]
-        near = talking(folder, "tiny", fault_file=str(self.fault), says=says)
+        near = talking(folder, "tiny", fault_file=str(self.fault), says=says, delay_ms=delay_ms)
         self.node: Node = lab.node("a", [near], env=env)
         poll(lambda: (self.node.service_json("large") or {}).get("healthy"), "the far end is served")
         self.http = httpx.Client(base_url=self.node.url, timeout=30, trust_env=False)
@@ -79,7 +79,8 @@ def server() -> Iterator[FarServer]:
 
 
 def test_near_far_and_the_other_side_when_one_fails(lab: Lab, tmp_path: Path, server: FarServer) -> None:
-    with Here(lab, tmp_path, server, {"NEARFAR_ROUTING_ROUTER": "always-near"}) as here:
+    # Slow enough that the last word of a stream comes by itself: what was counted must not be lost with it.
+    with Here(lab, tmp_path, server, {"NEARFAR_ROUTING_ROUTER": "always-near"}, delay_ms=12.0) as here:
         near = here.ask("how many eggs?")
         assert near["choices"][0]["message"]["content"].startswith("You have 6 eggs")
         assert (near["nearfar"]["where"], near["nearfar"]["model"], near["nearfar"]["cost"]) == ("near", "tiny", 0)

@@ -169,7 +169,7 @@ def _first_token(row: dict[str, Any]) -> str:
 def _speed(row: dict[str, Any]) -> str:
     """Of writing; of reading it is in --json."""
     speed = (row["text"] or {}).get("decode_per_s")
-    return f"{speed:.3g}" if speed else "-"
+    return f"{speed:.{0 if speed >= 10 else 1}f}" if speed else "-"
 
 
 def _machine(row: dict[str, Any]) -> str:

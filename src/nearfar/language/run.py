@@ -170,7 +170,7 @@ class Run:
 
     async def _streamed(self, target: _Target) -> AsyncIterator[TextEvent]:
         first: float | None = None
-        said = NOTHING
+        said, tail = NOTHING, b""
         request = self._request(target, self._body(target), streamed=True)
         redaction = self._ruling.redaction if target.far else None
         restorer = StreamRestorer(redaction) if redaction is not None else None
@@ -179,6 +179,7 @@ class Run:
             async for piece, moved in pieces:
                 first = first or time.monotonic()
                 lines = piece.lines
+                tail = lines or tail
                 if target.far and lines:
                     each = lines.split(b"\n")
                     for line in each:
@@ -189,7 +190,7 @@ class Run:
                     yield TextEvent(lines)
                     continue
                 if not target.far:
-                    for line in lines.split(b"\n")[-2:]:
+                    for line in tail.split(b"\n")[-2:]:  # the last word itself may bring nothing
                         said = counts(line, said)
                 reply = TextReply(b"", piece.served_by, piece.last.variant, piece.last.stages)
                 about = self._about("far" if target.far else "near", reply, said)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+import msgspec
+
 from nearfar.client.client import Client
 from nearfar.errors import InputError
 from nearfar.language.call import AUTO, TextAnswer, TextCall, TextEvent
@@ -16,7 +18,6 @@ from nearfar.language.director import Director
 from nearfar.language.offers import Offer
 from nearfar.language.plan import Plan
 from nearfar.language.privacy.gate import Ruling, rule
-from nearfar.language.privacy.policy import strictest
 from nearfar.language.run import Run
 from nearfar.types.ids import is_name
 from nearfar.types.request import Privacy
@@ -63,9 +64,12 @@ class Talker:
         if call.model != AUTO and not is_name(call.model):
             raise InputError(f"{call.model[:80]!r} is no name of a model.", "See /v1/models for what there is.")
         call.policy.check_model(call.model)
-        level = call.qos.privacy
-        if self.director.near_only(call):  # it stays near anyway, so nobody need search it for what must not go far
-            level = strictest(level, Privacy.FLEET)
-        ruling = rule(call.body, level, call.policy)
+        if call.qos.privacy is Privacy.ANY and self.director.near_only(call):
+            # It stays near anyway, so nobody need search it for what must not go far; and nobody said so in a header.
+            ruling = rule(call.body, Privacy.FLEET, call.policy)
+            said = tuple(reason for reason in ruling.reasons if not reason.startswith("the header"))
+            ruling = msgspec.structs.replace(ruling, reasons=said)
+        else:
+            ruling = rule(call.body, call.qos.privacy, call.policy)
         ruling.check()
         return ruling
