@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from pathlib import Path
 
 from nearfar import ledger as book
-from nearfar.errors import InputError, NearfarError
+from nearfar.errors import InputError, NearfarError, StoreError
 from nearfar.language import budget, calibration
 from nearfar.language.budget import Goal, Routed, Settled, State, Target
 from nearfar.language.call import TextCall
@@ -19,6 +20,7 @@ from nearfar.language.vectors import embedding_router
 from nearfar.settings_language import RoutingSettings
 from nearfar.types.units import Seconds
 
+log = logging.getLogger(__name__)
 WEIGHTS, CALIBRATION, BUDGET = "router.npz", "router-calibration.json", "budget.json"
 """Files in the home folder."""
 SAVE_EVERY = 5.0
@@ -60,12 +62,21 @@ class Keeping:
     """Used on one event loop. Nothing here ends serving: what cannot be written is told by `trouble`."""
 
     def __init__(self, settings: RoutingSettings, home: Path) -> None:
-        """Raises `StoreError` when the outcomes cannot be kept at all."""
+        """Nothing is opened yet: most nodes never route a prompt, and a full disk must not keep them from starting."""
         self._settings, self.home = settings, home
-        self.outcomes = OutcomeStore(home / FILE, keep_prompts=settings.keep_prompts)
+        self._store: OutcomeStore | None = None
+        self.trouble = ""
+        """Why the outcomes could not be opened; "" while they could."""
         target = target_of(settings)
         self.budget = self._restored(target) if target is not None else None
         self._saved = time.monotonic()
+
+    @property
+    def outcomes(self) -> OutcomeStore:
+        """Opened when it is first wanted. Raises `StoreError`."""
+        if self._store is None:
+            self._store = OutcomeStore(self.home / FILE, keep_prompts=self._settings.keep_prompts)
+        return self._store
 
     def _restored(self, target: Target) -> State:
         state = State(target)
@@ -125,7 +136,13 @@ class Keeping:
     # -- outcomes -----------------------------------------------------------------------------------------------------
 
     def note(self, record: Record, prompt: str) -> None:
-        self.outcomes.note(record, prompt)
+        """Keep an outcome, if that can be done."""
+        try:
+            self.outcomes.note(record, prompt)
+        except StoreError as error:
+            if not self.trouble:
+                log.warning("%s", error)
+            self.trouble = str(error)
 
     def feedback(self, request: str, good: bool | float, router: Router) -> None:
         """What somebody said of an answer; the router's probability follows. Raises `InputError`, `StoreError`."""
@@ -142,7 +159,8 @@ class Keeping:
 
     def close(self) -> None:
         self._save(now=True)
-        self.outcomes.close()
+        if self._store is not None:
+            self._store.close()
 
 
 def _write(path: Path, data: bytes) -> None:
