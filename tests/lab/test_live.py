@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -70,11 +71,18 @@ def compare(scenario: Scenario, network: str, policies: Sequence[str]) -> None:
     assert all(verdict.agrees for verdict in verdicts(simulated, live)), told
 
 
+needs_quiet = pytest.mark.skipif(
+    not os.environ.get("NEARFAR_TEST_LIVE"), reason="minutes that a busy machine cannot judge: set NEARFAR_TEST_LIVE=1"
+)
+
+
+@needs_quiet
 @needs_tap
 def test_policies_stand_as_simulated_on_unequal_boards() -> None:
     compare(load(EXAMPLES / "live-unequal.toml"), "tap", ("nearest", "round-robin", "predictive"))
 
 
+@needs_quiet
 @needs_tap
 def test_policies_stand_as_simulated_through_a_kill_and_a_silent_cut() -> None:
     compare(load(EXAMPLES / "live-failures.toml"), "tap", ("round-robin", "predictive"))
