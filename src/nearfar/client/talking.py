@@ -127,7 +127,11 @@ class Talking:
             moved = 0
             settled = False
             messages = self._client.mesh.stream(
-                keys.service_key(asked.service), self._head(call, request, asked, end), [call.body], PATIENCE
+                keys.service_key(asked.service),
+                self._head(call, request, asked, end),
+                [call.body],
+                PATIENCE,
+                private=call.qos.privacy is Privacy.LOCAL,
             )
             watch = _Watch(self._client, asked.service)
             try:

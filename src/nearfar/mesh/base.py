@@ -91,8 +91,10 @@ class Mesh(ABC):
         """
 
     @abstractmethod
-    def stream(self, key: str, head: bytes, body: Sequence[Buffer], timeout: float) -> AsyncIterator[Message]:
-        """As `request`, for a server that replies more than once. `timeout` bounds the whole stream.
+    def stream(
+        self, key: str, head: bytes, body: Sequence[Buffer], timeout: float, *, private: bool = False
+    ) -> AsyncIterator[Message]:
+        """As `request`, for a server that replies more than once, and `private` as there. `timeout` bounds it all.
 
         A server that dies in the middle raises `Unreachable` from the iterator: a cut stream never looks complete.
         """

@@ -181,7 +181,9 @@ class ImpairedMesh(Mesh):
         except TimeoutError:
             raise late(key, timeout) from None
 
-    async def stream(self, key: str, head: bytes, body: Sequence[Buffer], timeout: float) -> AsyncIterator[Message]:
+    async def stream(
+        self, key: str, head: bytes, body: Sequence[Buffer], timeout: float, *, private: bool = False
+    ) -> AsyncIterator[Message]:
         end = time.monotonic() + timeout
         error = late(key, timeout)
         try:
@@ -189,7 +191,7 @@ class ImpairedMesh(Mesh):
                 await self._cross(self._outward, len(head) + sum(map(len, body)))
         except TimeoutError:
             raise error from None
-        async for message in self.inner.stream(key, head, body, end - time.monotonic()):
+        async for message in self.inner.stream(key, head, body, end - time.monotonic(), private=private):
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + end - time.monotonic()):
                     await self._cross(self._inward, len(message.head) + len(message.body))

@@ -223,7 +223,9 @@ class MemoryMesh(Mesh):
     ) -> Message:
         return await self.exchange.request(key, head, body, timeout)
 
-    def stream(self, key: str, head: bytes, body: Sequence[Buffer], timeout: float) -> AsyncIterator[Message]:
+    def stream(
+        self, key: str, head: bytes, body: Sequence[Buffer], timeout: float, *, private: bool = False
+    ) -> AsyncIterator[Message]:
         return self.exchange.stream(key, head, body, timeout)
 
     async def close(self) -> None:

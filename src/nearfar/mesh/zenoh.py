@@ -322,9 +322,22 @@ class ZenohMesh(Mesh):
                 "Ask the node itself, or allow --privacy fleet.",
             )
 
-    def stream(self, key: str, head: bytes, body: Sequence[Buffer], timeout: float) -> AsyncIterator[Message]:
+    def stream(
+        self, key: str, head: bytes, body: Sequence[Buffer], timeout: float, *, private: bool = False
+    ) -> AsyncIterator[Message]:
         self._be_a_caller()
+        if private and key in self._holders:
+            return self._private_stream(key, head, body, timeout)
         return self._exchange.stream(key, head, body, timeout)
+
+    async def _private_stream(
+        self, key: str, head: bytes, body: Sequence[Buffer], timeout: float
+    ) -> AsyncIterator[Message]:
+        await self._need_way(key)
+        messages = self._exchange.stream(key, head, body, timeout)
+        async with contextlib.aclosing(messages):  # type: ignore[type-var]
+            async for message in messages:
+                yield message
 
     def _be_a_caller(self) -> None:
         """Announce the inbox, so that servers drop the work of a caller that dies."""
