@@ -23,7 +23,7 @@ from nearfar.language.outcomes import Record
 from nearfar.language.plan import Facts, Plan, Rules, Strategy, Where, plan
 from nearfar.language.privacy.gate import Ruling, rule
 from nearfar.language.privacy.policy import strictest
-from nearfar.language.prompt import Asked, asked
+from nearfar.language.prompt import Asked, asked, only_text
 from nearfar.language.routers.base import Router
 from nearfar.language.tokens import estimate
 from nearfar.language.vectors import VECTOR, vector_of
@@ -163,7 +163,8 @@ class Director:
             context_tokens=around,
             max_cost=call.policy.cost(call.qos.max_cost),
             plain=call.operation is not Operation.EMBED
-            and not (view.tools or view.functions or view.echo or (view.n or 1) > 1),
+            and not (view.tools or view.functions or view.echo or (view.n or 1) > 1 or (view.best_of or 1) > 1),
+            splits=not (view.constrained or view.logprobs or view.stop) and only_text(view.messages),
         )
 
     def too_long(self, call: TextCall, ruling: Ruling, model: str) -> bool:
@@ -172,7 +173,7 @@ class Director:
         if call.model != AUTO or call.operation is not Operation.CHAT or ruling.privacy is Privacy.ANY or not context:
             return False
         facts = self._facts(call, ruling, asked(msgspec.json.decode(ruling.near())))
-        return facts.plain and facts.context_tokens > 0 and facts.tokens > context
+        return facts.plain and facts.splits and facts.context_tokens > 0 and facts.tokens > context
 
     def question_alone(self, call: TextCall, question: str) -> tuple[Privacy, str]:
         """How far the question may travel without its document, and the far model that may plan with it; "" for

@@ -66,6 +66,9 @@ class Facts(msgspec.Struct, frozen=True):
     max_cost: float | None = None
     plain: bool = True
     """Whether its answer is text only: a split or a judgement of anything else makes no sense."""
+    splits: bool = True
+    """Whether question and context are all there is to it: what the caller said of the answer's form, and pictures,
+    would be lost in a split."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -109,7 +112,7 @@ def plan(facts: Facts, offered: Sequence[Offer], score: float | None, rules: Rul
     if score >= rules.threshold:
         return both.near_first(f"{told}, the threshold is {rules.threshold:.2f}")
     short = f"{told}, below the threshold of {rules.threshold:.2f}"
-    grey = rules.split and facts.plain and score >= rules.threshold - rules.grey
+    grey = rules.split and facts.plain and facts.splits and score >= rules.threshold - rules.grey
     if grey and facts.context_tokens >= rules.split_least:
         return both.split(f"{short} but close, with about {facts.context_tokens} tokens of context to condense")
     return both.far_first(short)

@@ -5,7 +5,7 @@ Pure; reads the conventional JSON body of a chat or completion request that has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -74,3 +74,23 @@ def text_of(content: Any) -> str:
         parts = (part.get("text") for part in content if isinstance(part, Mapping))
         return "\n".join(part for part in parts if isinstance(part, str))
     return ""
+
+
+def only_text(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether `asked` sees all of a conversation: no pictures or other parts, no calls of tools.
+
+    >>> only_text([{"role": "user", "content": [{"type": "text", "text": "Hello"}]}])
+    True
+    >>> only_text([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])
+    False
+    """
+    return not any(
+        m.get("tool_calls") or m.get("function_call") or m.get("role") == "tool" or not _is_text(m.get("content"))
+        for m in messages
+    )
+
+
+def _is_text(content: Any) -> bool:
+    if isinstance(content, (list, tuple)):
+        return all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content)
+    return content is None or isinstance(content, str)

@@ -95,7 +95,7 @@ class Run:
             if (kept := self._kept(target)) is not None:
                 return kept
             try:
-                answer, reply, said = await self._whole(target, self._body(target))
+                answer, reply, said = await self._whole(target, self._whole_body(target))
             except FAILURES as error:
                 if place + 1 == len(self._targets):
                     raise
@@ -324,6 +324,11 @@ class Run:
 
     def _body(self, target: _Target) -> bytes:
         return self._ruling.far() if target.far else self._ruling.near()
+
+    def _whole_body(self, target: _Target) -> bytes:
+        """For a whole answer, also of a caller who asked for chunks and gets them from it."""
+        body = self._body(target)
+        return with_fields(body, {"stream": False, "stream_options": None}) if self._call.view.stream else body
 
     def _request(self, target: _Target, body: bytes, *, streamed: bool, level: Privacy | None = None) -> TextRequest:
         call = self._call
