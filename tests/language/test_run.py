@@ -95,7 +95,9 @@ def test_near_far_and_the_other_side_when_one_fails(lab: Lab, tmp_path: Path, se
         text, about = here.stream("how many eggs?")
         assert about["where"] == "far" and text == "one two three four"
         assert any("near failed" in line for line in about["why"]) and "tiny" in about["attempts"][0]
-        assert here.ask("mail ann@example.org")["error"]["code"] in ("no_candidate", "inference")
+        private = here.ask("mail ann@example.org")["error"]
+        assert private["code"] in ("no_candidate", "inference")
+        assert "Not asked: large: private, fleet at most (found: " in private["message"]
         here.fault.unlink()
         server.add(Act(Kind.CLOSE))
         with_router = here.ask("how many eggs?", "far")

@@ -85,6 +85,12 @@ class Routed(msgspec.Struct, frozen=True, tag="routed"):
     """Something else than the threshold decided (privacy, the caller): it counts as money, not for the share."""
 
 
+class Reserved(msgspec.Struct, frozen=True, tag="reserved"):
+    """A prompt that was sent near goes far after all: near failed, or its answer was judged poor."""
+
+    amount: float
+
+
 class Settled(msgspec.Struct, frozen=True, tag="settled"):
     """A far call ended; also when it failed (`cost` is then what was billed, often 0)."""
 
@@ -101,7 +107,7 @@ class Fed(msgspec.Struct, frozen=True, tag="fed"):
     good: bool
 
 
-Event = Routed | Settled | Fed
+Event = Routed | Reserved | Settled | Fed
 
 
 class State(msgspec.Struct, frozen=True):
@@ -144,6 +150,10 @@ def after(state: State, event: Event, now: Seconds) -> State:
     match event:
         case Routed():
             return _routed(state, event, now)
+        case Reserved(amount):
+            if not (math.isfinite(amount) and amount >= 0):
+                raise InputError(f"{amount:g} cannot be reserved.", "Prices are 0 or more.")
+            return msgspec.structs.replace(state, reserved=state.reserved + amount)
         case Settled(reserved, cost, day):
             if not (math.isfinite(cost) and cost >= 0):
                 raise InputError(f"A call cannot cost {cost:g}.", "Settle it with what was billed, 0 or more.")

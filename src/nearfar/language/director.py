@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from nearfar.client.client import Client
-from nearfar.errors import InputError, NearfarError
+from nearfar.errors import InputError, NearfarError, NoCandidate
 from nearfar.language.cache import ExactCache, Key, repeatable, scope_of
 from nearfar.language.call import AUTO, About, Route, TextCall
 from nearfar.language.conversations import Conversations
@@ -24,6 +24,7 @@ from nearfar.language.plan import Facts, Plan, Rules, Strategy, Where, plan
 from nearfar.language.privacy.gate import Ruling, rule
 from nearfar.language.privacy.policy import strictest
 from nearfar.language.prompt import Asked, asked, only_text
+from nearfar.language.purse import Purse
 from nearfar.language.routers.base import Router
 from nearfar.language.tokens import estimate
 from nearfar.language.vectors import VECTOR, vector_of
@@ -40,6 +41,8 @@ EXPECTED_ANSWER = 512
 
 LONGEST_ANSWER = 4096
 """The same for the price that is reserved: what far ends give when nobody limits it."""
+FORM = 400
+"""Bytes of a body that are the form of a usual question, and no text that is paid for."""
 MARGIN = 1.3
 """By which estimates of a prompt's tokens may be too low."""
 
@@ -119,8 +122,7 @@ class Director:
         """Raises `NoCandidate` with the reasons when nobody may answer."""
         offered = self.offers()
         if call.model != AUTO:
-            far = any(offer.far for offer in offered if offer.model == call.model)
-            return Plan(Where.FAR if far else Where.NEAR, call.model, ("asked for by its name",))
+            return self._named(call, ruling, [offer for offer in offered if offer.model == call.model])
         wants_vector = call.operation is Operation.EMBED
         offered = tuple(offer for offer in offered if offer.embedding == wants_vector)
         question = asked(msgspec.json.decode(ruling.near()))
@@ -138,6 +140,20 @@ class Director:
             made = msgspec.structs.replace(made, why=(*made.why, *scored.reasons), bound=bound)
         return msgspec.structs.replace(made, bound=bound)
 
+    def _named(self, call: TextCall, ruling: Ruling, offered: Sequence[Offer]) -> Plan:
+        """For a model that was asked for by its name; also such a call is paid from the day's money."""
+        why = "asked for by its name"
+        far = [offer for offer in offered if offer.far]
+        if not far or self.keeping is None or not self.keeping.money or ruling.privacy is not Privacy.ANY:
+            return Plan(Where.FAR if far else Where.NEAR, call.model, (why,))
+        facts = self._facts(call, ruling, asked(msgspec.json.decode(ruling.near())))
+        bound = max(self.bound(offer, call, facts) for offer in far)
+        if not (spent := self.keeping.refusal(bound)):
+            return Plan(Where.FAR, call.model, (why,), bound=bound)
+        if len(far) < len(offered):
+            return Plan(Where.NEAR, call.model, (why, spent))
+        raise NoCandidate(f"{call.model} may not be asked: {spent}.", "Ask for another model, or for auto.")
+
     def rules(self, bound: float = 0.0) -> Rules:
         mine, keeping = self.settings, self.keeping
         threshold = keeping.threshold(mine.threshold) if keeping is not None else mine.threshold
@@ -148,8 +164,10 @@ class Director:
         """The most that a call of a far end may cost."""
         view = call.view
         answer = view.max_completion_tokens or view.max_tokens or LONGEST_ANSWER
-        prompt = len(call.body) / 2 if not facts.tokens else facts.tokens * MARGIN
-        return (prompt * offer.price_in + answer * (view.n or 1) * offer.price_out) / 1e6
+        written = 0 if call.operation is Operation.EMBED else answer * max(view.n or 1, view.best_of or 1)
+        # Tools, lists of tokens, texts to embed, and whatever else is more than `facts` has seen.
+        unseen = max(0, len(call.body) - facts.seen - FORM) / 2
+        return ((facts.tokens * MARGIN + unseen) * offer.price_in + written * offer.price_out) / 1e6
 
     def _facts(self, call: TextCall, ruling: Ruling, question: Asked) -> Facts:
         view = call.view
@@ -161,6 +179,7 @@ class Director:
             private_because=ruling.reasons,
             tokens=estimate(question.prompt) + around + min(answer, EXPECTED_ANSWER),
             context_tokens=around,
+            seen=len((question.prompt + question.before).encode()),
             max_cost=call.policy.cost(call.qos.max_cost),
             plain=call.operation is not Operation.EMBED
             and not (view.tools or view.functions or view.echo or (view.n or 1) > 1 or (view.best_of or 1) > 1),
@@ -220,20 +239,21 @@ class Director:
 
     # -- what came of it ----------------------------------------------------------------------------------------------
 
-    def begin(self, call: TextCall, made: Plan) -> int:
-        """A call goes its way; what `end` wants to know again."""
-        if self.keeping is None or call.model != AUTO:
-            return 0
+    def begin(self, call: TextCall, made: Plan) -> Purse:
+        """A call goes its way, with the money that it may need."""
         far = made.where in (Where.FAR, Where.SPLIT)
-        return self.keeping.routed(made.score, far=far, reserved=made.bound)
+        if self.keeping is None or (call.model != AUTO and not far):
+            return Purse(None)
+        day = self.keeping.routed(made.score, far=far, reserved=made.bound)
+        return Purse(self.keeping, made.bound, reserved=far, day=day)
 
-    def end(self, call: TextCall, made: Plan, ruling: Ruling, about: About | None, details: Details, day: int) -> None:
+    def end(
+        self, call: TextCall, made: Plan, ruling: Ruling, about: About | None, details: Details, purse: Purse
+    ) -> None:
         """A call ended; `about` is None when it was not answered."""
+        purse.settle(about.cost if about is not None else 0.0)
         if self.keeping is None or call.model != AUTO:
             return
-        if made.where in (Where.FAR, Where.SPLIT) or (about is not None and about.cost):
-            reserved = made.bound if made.where in (Where.FAR, Where.SPLIT) else 0.0
-            self.keeping.settled(reserved, about.cost if about is not None else 0.0, day)
         if call.operation is Operation.EMBED:
             return
         question = asked(msgspec.json.decode(ruling.near()))

@@ -7,10 +7,12 @@ import logging
 import time
 from pathlib import Path
 
+import msgspec
+
 from nearfar import ledger as book
 from nearfar.errors import InputError, NearfarError, StoreError
 from nearfar.language import budget, calibration
-from nearfar.language.budget import Goal, Routed, Settled, State, Target
+from nearfar.language.budget import Goal, Reserved, Routed, Settled, State, Target
 from nearfar.language.call import TextCall
 from nearfar.language.outcomes import FILE, OutcomeStore, Record
 from nearfar.language.routers.base import Prompt, Router, Score
@@ -90,18 +92,24 @@ class Keeping:
 
     def _with_ledger(self, state: State) -> State:
         """What the ledger says was spent today is what was spent, whatever this program remembers of it."""
-        import msgspec
+        now = Seconds(time.time())
+        spent = self._ledger_says(now)
+        if spent is None:
+            return state
+        return msgspec.structs.replace(state, day=budget.day_of(state.target, now), spent=spent, reserved=0.0)
 
-        now = time.time()
-        with contextlib.suppress(NearfarError):
-            ledger = book.Ledger(self.home / book.FILE)
-            day = time.strftime("%Y-%m-%d", time.gmtime(now))
-            spent = sum(total.cost for total in ledger.totals(day))
+    def _ledger_says(self, now: Seconds) -> float | None:
+        """The most that far calls of this home folder may have cost today; None when there is no ledger that says."""
+        if not (self.home / book.FILE).is_file():
+            return None
+        ledger = book.Ledger(self.home / book.FILE)
+        try:
+            totals = ledger.totals(time.strftime("%Y-%m-%d", time.gmtime(now)))
+        except NearfarError:
+            return None
+        finally:
             ledger.close()
-            return msgspec.structs.replace(
-                state, day=budget.day_of(state.target, now), spent=max(spent, 0.0), reserved=0.0
-            )
-        return state
+        return sum(total.cost + total.cost_maybe for total in totals)
 
     # -- the budget ---------------------------------------------------------------------------------------------------
 
@@ -121,10 +129,31 @@ class Keeping:
         self.budget = budget.after(self.budget, event, now)
         return budget.day_of(self.budget.target, now)
 
-    def settled(self, reserved: float, cost: float, day: int) -> None:
-        if self.budget is not None:
-            self.budget = budget.after(self.budget, Settled(reserved, cost, day), Seconds(time.time()))
-            self._save()
+    @property
+    def money(self) -> bool:
+        return self.budget is not None and self.budget.target.goal is Goal.MONEY
+
+    def reserve(self, amount: float) -> int:
+        """For a far call that was not planned; the day on which it is reserved."""
+        if self.budget is None:
+            return 0
+        now = Seconds(time.time())
+        self.budget = budget.after(self.budget, Reserved(amount), now)
+        return budget.day_of(self.budget.target, now)
+
+    def settled(self, reserved: float, cost: float, day: int, *, doubt: float = 0.0) -> None:
+        """A call ended. `doubt`: the most that those of its far calls cost that ended without a bill: the ledger knows
+        better, where there is one."""
+        if self.budget is None:
+            return
+        now = Seconds(time.time())
+        said = self._ledger_says(now) if doubt and self.money else None
+        if said is None:
+            cost += doubt
+        self.budget = budget.after(self.budget, Settled(reserved, cost, day), now)
+        if said is not None and said > self.budget.spent:
+            self.budget = msgspec.structs.replace(self.budget, spent=said)
+        self._save()
 
     def _save(self, *, now: bool = False) -> None:
         if self.budget is None or (not now and time.monotonic() - self._saved < SAVE_EVERY):

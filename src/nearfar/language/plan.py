@@ -63,6 +63,8 @@ class Facts(msgspec.Struct, frozen=True):
     """Of the prompt, estimated, and of the answer at most."""
     context_tokens: int = 0
     """Of what stands around the question."""
+    seen: int = 0
+    """Bytes of the text that `tokens` were estimated from."""
     max_cost: float | None = None
     plain: bool = True
     """Whether its answer is text only: a split or a judgement of anything else makes no sense."""

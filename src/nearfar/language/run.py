@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import NamedTuple
 
 import msgspec
@@ -57,7 +57,7 @@ class Run:
         self._why = list(plan.why)
         self._attempts: list[str] = []
         self._details = Details()
-        self._day = director.begin(call, plan)
+        self._purse = director.begin(call, plan)
         self._reads = plan.where is Where.NEAR and director.too_long(call, ruling, plan.model)
         """Whether near has to read a private document part by part."""
         if ruling.reasons:
@@ -88,7 +88,7 @@ class Run:
             self._end(about)
 
     def _end(self, about: About | None) -> None:
-        self._director.end(self._call, self._plan, self._ruling, about, self._details, self._day)
+        self._director.end(self._call, self._plan, self._ruling, about, self._details, self._purse)
 
     async def _simple(self) -> TextAnswer:
         for place, target in enumerate(self._targets):
@@ -98,7 +98,7 @@ class Run:
                 answer, reply, said = await self._whole(target, self._whole_body(target))
             except FAILURES as error:
                 if place + 1 == len(self._targets):
-                    raise
+                    raise self._both(error) from error.__cause__
                 self._failed(target, error)
                 continue
             body = self._for_caller(target, answer)
@@ -107,7 +107,8 @@ class Run:
 
     async def _whole(self, target: _Target, body: bytes) -> tuple[bytes, TextReply, Counts]:
         """The answer as the service gave it but for the bill, and kept if it may be."""
-        reply = await self._director.client.text.ask(self._request(target, body, streamed=False))
+        with self._paid(target):
+            reply = await self._director.client.text.ask(self._request(target, body, streamed=False))
         raw = bytes(reply.body)
         said = counts(raw)
         raw = without_bill(raw) if target.far else raw
@@ -164,8 +165,10 @@ class Run:
                         yield event
                 return
             except FAILURES as error:
-                if began or isinstance(error, StreamCut) or place + 1 == len(self._targets):
+                if began or isinstance(error, StreamCut):
                     raise
+                if place + 1 == len(self._targets):
+                    raise self._both(error) from error.__cause__
                 self._failed(target, error)
 
     async def _streamed(self, target: _Target) -> AsyncIterator[TextEvent]:
@@ -175,27 +178,30 @@ class Run:
         redaction = self._ruling.redaction if target.far else None
         restorer = StreamRestorer(redaction) if redaction is not None else None
         pieces = carry.stream(self._director.client.text, request, self._call.view)
-        async with aclosing(pieces):  # type: ignore[type-var]
-            async for piece, moved in pieces:
-                first = first or time.monotonic()
-                lines = piece.lines
-                tail = lines or tail
-                if target.far and lines:
-                    each = lines.split(b"\n")
-                    for line in each:
-                        said = counts(line, said)
-                    each = [without_bill(line) for line in each]
-                    lines = b"\n".join(map(restorer.feed, each) if restorer is not None else each)
-                if piece.last is None:
-                    yield TextEvent(lines)
-                    continue
-                if not target.far:
-                    for line in tail.split(b"\n")[-2:]:  # the last word itself may bring nothing
-                        said = counts(line, said)
-                reply = TextReply(b"", piece.served_by, piece.last.variant, piece.last.stages)
-                about = self._about("far" if target.far else "near", reply, said)
-                about = msgspec.structs.replace(about, moved=moved, first_token_ms=(first - self._start) * 1000)
-                yield TextEvent(lines, about)
+        with self._paid(target):
+            async with aclosing(pieces):  # type: ignore[type-var]
+                async for piece, moved in pieces:
+                    first = first or time.monotonic()
+                    lines = piece.lines
+                    tail = lines or tail
+                    if target.far and lines:
+                        each = lines.split(b"\n")
+                        for line in each:
+                            said = counts(line, said)
+                        each = [without_bill(line) for line in each]
+                        lines = b"\n".join(map(restorer.feed, each) if restorer is not None else each)
+                    if piece.last is None:
+                        yield TextEvent(lines)
+                        continue
+                    if target.far:
+                        self._purse.billed()
+                    else:
+                        for line in tail.split(b"\n")[-2:]:  # the last word itself may bring nothing
+                            said = counts(line, said)
+                    reply = TextReply(b"", piece.served_by, piece.last.variant, piece.last.stages)
+                    about = self._about("far" if target.far else "near", reply, said)
+                    about = msgspec.structs.replace(about, moved=moved, first_token_ms=(first - self._start) * 1000)
+                    yield TextEvent(lines, about)
 
     # -- both ---------------------------------------------------------------------------------------------------------
 
@@ -308,7 +314,8 @@ class Run:
         async def ask(body: bytes) -> Answer:
             if target.far and callable(body_of):
                 body = with_fields(body_of(), {"stream": False, "stream_options": None})
-            reply = await self._director.client.text.ask(self._request(target, body, streamed=False, level=level))
+            with self._paid(target):
+                reply = await self._director.client.text.ask(self._request(target, body, streamed=False, level=level))
             last[name] = reply
             raw = bytes(reply.body)
             said = counts(raw)
@@ -317,6 +324,9 @@ class Run:
             return msgspec.structs.replace(answer, served_by=reply.served_by, cost=said.cost)
 
         return ask
+
+    def _paid(self, target: _Target) -> AbstractContextManager[None]:
+        return self._purse.far() if target.far else nullcontext()
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -348,6 +358,16 @@ class Run:
         side = "far" if target.far else "near"
         self._attempts.append(f"{target.model}: {error.message}")
         self._why.append(f"{side} failed ({error.code}), so the other side was asked")
+
+    def _both(self, error: NearfarError) -> NearfarError:
+        """The error of the last side, with what befell the one before it, or why nobody else was asked."""
+        if self._attempts:
+            before = "; ".join(line.rstrip(". ") for line in self._attempts)
+            error.message = f"{before}; then: {error.message}"
+        elif self._plan.refused:
+            error.message = f"{error.message.rstrip('. ')}. Not asked: {'; '.join(self._plan.refused)}."
+        error.args = (error.message,)
+        return error
 
     def _about(self, where: str, reply: TextReply, said: Counts) -> About:
         details = self._details
