@@ -26,11 +26,15 @@ from tests.fleetlab import Lab, Node, poll, talking
 from tests.fleetlab import lab as lab
 
 FREE, KITCHEN, CAREFUL = "free-key-0123456789", "kitchen-key-0123456789", "careful-key-0123456789"
-CALLS = 45
+CALLS, DEATH = 40, 34
+"""How many, and after which of them the near service dies."""
 KINDS = (
-    *("public", "public", "redact"),
-    *("field", "private", "local", "header", "mail", "iban", "card", "secret", "tool", "key"),
+    *("public", "public", "public", "redact", "redact"),
+    *("field", "private", "local", "header", "mail", "iban", "card", "secret", "tool", "key", "apart"),
 )
+
+
+DOCUMENT = "The gate of the yard opens at nine and closes at five, but for holidays. " * 30
 
 
 class Asked(NamedTuple):
@@ -53,33 +57,17 @@ def _keys() -> str:
     )
 
 
-def _call(chance: random.Random, number: int) -> tuple[dict[str, Any], dict[str, str], Asked]:
+def _call(chance: random.Random, number: int, *, long: bool) -> tuple[dict[str, Any], dict[str, str], Asked]:
     """Body and headers of one call, and what must hold of it."""
     word = f"kanarie{number:03d}x{chance.getrandbits(40):010x}"
     text = f"Tell me of {word} and of nothing else."
     messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
-    body: dict[str, Any] = {"model": chance.choice(["auto", "auto", "auto", "large"]), "messages": messages}
+    body: dict[str, Any] = {"model": chance.choice([*["auto"] * 6, "large"]), "messages": messages}
     body |= {"max_tokens": 8, "stream": chance.random() < 0.5, "temperature": chance.choice([0, 0, 0.8])}
-    wishes: dict[str, Any] = {"route": chance.choice(["auto", "auto", "far"])}
+    wishes: dict[str, Any] = {"route": chance.choice([*["auto"] * 5, "far"])}
     headers = {"authorization": f"Bearer {FREE}"}
     redacted = ""
-    kind = chance.choice(
-        [
-            "public",
-            "public",
-            "field",
-            "private",
-            "local",
-            "header",
-            "mail",
-            "iban",
-            "card",
-            "secret",
-            "tool",
-            "key",
-            "redact",
-        ]
-    )
+    kind = chance.choice(KINDS)
     match kind:
         case "field":
             wishes["privacy"] = "fleet"
@@ -101,12 +89,20 @@ def _call(chance: random.Random, number: int) -> tuple[dict[str, Any], dict[str,
             arguments = json.dumps({"note": word, "to": "bob@example.org"})
             call = {"id": "1", "type": "function", "function": {"name": "send", "arguments": arguments}}
             messages.insert(0, {"role": "assistant", "content": None, "tool_calls": [call]})
+        case "apart":  # the word in one message, what is personal in another
+            messages[:0] = [
+                {"role": "user", "content": "My card is 4111 1111 1111 1111."},
+                {"role": "assistant", "content": word},
+            ]
         case "key":
             headers["authorization"] = f"Bearer {KITCHEN}"
         case "redact":
             headers["authorization"] = f"Bearer {CAREFUL}"
             redacted = f"ann{word[-6:]}@example.org"
             messages.append({"role": "user", "content": f"Answer to {redacted}."})
+    if long and kind not in ("mail", "apart"):
+        # The question alone may go far when only its document is private, so there the word stands in the document.
+        messages.insert(0, {"role": "system", "content": f"{DOCUMENT} {word} {DOCUMENT}"})
     body["nearfar"] = wishes
     return body, headers, Asked(word, kind not in ("public", "redact"), redacted)
 
@@ -121,8 +117,8 @@ def _forms(text: str) -> list[bytes]:
     return found
 
 
-def _ask(http: httpx.Client, body: dict[str, Any], headers: dict[str, str]) -> None:
-    """An answer or an error, never nothing."""
+def _ask(http: httpx.Client, body: dict[str, Any], headers: dict[str, str]) -> bool:
+    """Whether there was an answer; else there was an error, never nothing."""
     with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
         text = response.read().decode()
     assert text
@@ -132,6 +128,7 @@ def _ask(http: httpx.Client, body: dict[str, Any], headers: dict[str, str]) -> N
         assert text.rstrip().endswith("data: [DONE]") or '"error"' in text
     else:
         assert json.loads(text)["error"]["message"]
+    return response.status_code == 200
 
 
 def _node(lab: Lab, folder: Path, server: FarServer, name: str, routing: dict[str, str]) -> tuple[Node, Path]:
@@ -141,8 +138,10 @@ def _node(lab: Lab, folder: Path, server: FarServer, name: str, routing: dict[st
     described = FarEnd(base_url=server.url, model="m", price_in=1, price_out=2, timeout_s=0.3, max_retries=1)
     far.add(Store(home / "models"), "large", described)
     fault = folder / f"fault-{name}"
-    model = talking(folder, f"tiny-{name}", delay_ms=0.5, fault_file=str(fault), logprob=-4.0)
+    model = talking(folder, f"tiny-{name}", delay_ms=0.05, fault_file=str(fault), logprob=-4.0)
     env = {f"NEARFAR_ROUTING_{key.upper()}": value for key, value in routing.items()}
+    if "split" in routing:
+        env["NEARFAR_LANGUAGE_CONTEXT"] = "1024"  # so that long private documents are read in parts
     node = lab.node(name, [model], env=env, api_key=FREE)
     poll(lambda: (node.service_json("large") or {}).get("healthy"), "the far end is served")
     return node, fault
@@ -154,32 +153,44 @@ def _node(lab: Lab, folder: Path, server: FarServer, name: str, routing: dict[st
     [
         (1, {"router": "always-far"}),
         (2, {"router": "always-near", "strategy": "cascade", "threshold": "0.99"}),
+        (3, {"router": "length", "split": "true", "threshold": "1.0"}),
+        (4, {"router": "ngram", "keep_prompts": "false"}),
     ],
-    ids=["far", "cascade"],
+    ids=["far", "cascade", "split", "ngram"],
 )
 def test_no_byte_of_a_private_prompt_reaches_the_far_socket(
     lab: Lab, tmp_path: Path, seed: int, routing: dict[str, str]
 ) -> None:
     chance = random.Random(seed)
     asked: list[Asked] = []
-    with FarServer(script(seed, 40, good=0.5), Act()) as server:
+    answered = {True: 0, False: 0}
+    since = 0
+    with FarServer(script(seed, 40, good=0.75), Act()) as server:
         node, fault = _node(lab, tmp_path, server, f"n{seed}", routing)
         with httpx.Client(base_url=node.url, timeout=30, trust_env=False) as http:
             for number in range(CALLS):
-                words = chance.choice(["", "", "", "fail", "busy", "fail 3", "crash 2" if number % 15 == 7 else ""])
-                if words:
-                    fault.write_text(words)
-                else:
-                    fault.unlink(missing_ok=True)
-                body, headers, what = _call(chance, number)
+                body, headers, what = _call(chance, number, long="split" in routing and number % 2 == 0)
                 asked.append(what)
                 for _ in range(chance.choice([1, 1, 2])):  # the same again: what is kept must not travel either
-                    _ask(http, body, headers)
-        fault.unlink(missing_ok=True)
+                    # Never often in a row: a service that fails three times is left alone for seconds.
+                    since += 1
+                    words = "crash 2" if number == DEATH else ""
+                    if since > 4 and not words:
+                        words, since = chance.choice(["", "fail", "busy", "fail 3"]), 0
+                    fault.write_text(words) if words else fault.unlink(missing_ok=True)
+                    answered[what.private] += _ask(http, body, headers)
+            fault.unlink(missing_ok=True)
+            calm = {"model": "auto", "messages": [{"role": "user", "content": "ann@example.org"}], "stream": False}
+            poll(lambda: _ask(http, {**calm, "max_tokens": 2}, {"authorization": f"Bearer {FREE}"}), "near is back")
+            for number in range(CALLS, CALLS + 10):  # so that there are answers in any case
+                body, headers, what = _call(chance, number, long=False)
+                asked.append(what)
+                answered[what.private] += _ask(http, body, headers)
         received = bytes(server.received)
         private = [one for one in asked if one.private]
         public = [one for one in asked if not one.private]
-        assert len(private) > 10 and len(public) > 3
+        assert len(private) > 10 and len(public) > 5
+        assert answered[True] > 3 and answered[False] > 5, f"few were answered, so little was tried: {answered}"
         assert sum(one.word.encode() in received for one in public) > len(public) // 3, "the control: these may travel"
         for one in private:
             assert not [form for form in _forms(one.word) if form in received], one.word

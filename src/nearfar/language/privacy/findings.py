@@ -58,9 +58,9 @@ def counted(findings: Iterable[Finding]) -> dict[Kind, int]:
 def in_words(counts: dict[Kind, int]) -> str:
     """
     >>> in_words({Kind.EMAIL: 2, Kind.SECRET: 1})
-    '2 of e-mail address, 1 of secret or key'
+    'e-mail address (2), secret or key'
     """
-    return ", ".join(f"{count} of {kind.value}" for kind, count in counts.items())
+    return ", ".join(kind.value if count == 1 else f"{kind.value} ({count})" for kind, count in counts.items())
 
 
 def merged(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -106,7 +106,7 @@ def rule(
     request = bodies.parse(body)
     asked, on_personal_data, reasons = _asked(request)
     privacy = strictest(asked, header, policy.privacy)
-    if header is not Privacy.ANY:
+    if header is not Privacy.ANY and header is not asked:  # the gateway makes one of both
         reasons.append(f"the header Nearfar-Privacy says {header.value}")
     if policy.privacy is not Privacy.ANY:
         reasons.append(f"requests of {policy.name} may travel to {policy.privacy.value} at most")
