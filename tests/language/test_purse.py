@@ -153,3 +153,15 @@ def test_without_a_budget_everything_may_be_spent(tmp_path: Path) -> None:
         with purse.far():
             pass
         purse.settle(1e9)
+
+
+def test_who_only_looks_writes_nothing(keeping: Keeping, tmp_path: Path) -> None:
+    """`route explain` beside a running node must not undo what that has spent meanwhile."""
+    looking = Keeping(RoutingSettings(money_per_day=1.0), tmp_path)
+    purse = planned(keeping, 1.0)
+    purse.settle(1.0)
+    keeping.close()
+    kept = (tmp_path / BUDGET).read_bytes()
+    assert not looking.refusal(0.1)
+    looking.close()
+    assert (tmp_path / BUDGET).read_bytes() == kept

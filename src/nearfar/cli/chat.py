@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 PATIENCE = 600.0
 """Seconds without any byte of an answer; a prompt may be long and a board slow."""
 HELP = """\
-  /auto /near /far   who may answer from now on        /private   nothing leaves the fleet (again: undo)
-  /system TEXT       what the model is told first      /new       forget this conversation
-  /why               why the last answer came from where it did       /quit"""
+  /auto /near /far   who may answer from now on
+  /private           nothing leaves the fleet; again: undo
+  /system TEXT       what the model is told first
+  /new               forget this conversation
+  /why               why the last answer came from where it did
+  /quit              as Ctrl-D"""
 
 
 def chat(
@@ -52,13 +55,20 @@ def chat(
             talk.fields["temperature"] = temperature
         talk.tell_first(_text_of(system))
         if text is None and not sys.stdin.isatty():
-            text = sys.stdin.read()
-            if not text.strip():
-                raise InputError("Nothing came by the pipe.", 'Type: nearfar chat "Hello"')
+            text = _piped()
         if text is None:
             _converse(talk)
             return
+        if not text.strip():
+            raise InputError("There is nothing to say.", 'Type: nearfar chat "Hello"')
         _once(talk, text, json)
+
+
+def _piped() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise InputError("What came by the pipe is no UTF-8 text.", "Give text to talk about.") from None
 
 
 def _text_of(text: str) -> str:
@@ -136,6 +146,12 @@ class Talk:
                         if piece:
                             parts.append(piece)
                             yield piece
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+            raise InputError(
+                f"{self._url} is no address of a gateway.", "Give one like http://127.0.0.1:8080."
+            ) from None
+        except httpx.ConnectError as error:
+            raise Unreachable(f"{self._url} cannot be reached: {error}.", "Does a node run there?") from None
         except httpx.HTTPError as error:
             raise Unreachable(f"{self._url} broke off: {error}.", "Is the node still there? Ask again.") from None
         except (ValueError, AttributeError):
@@ -172,7 +188,8 @@ def _told(response: httpx.Response) -> NearfarError:
 
 
 def _failure(error: dict[str, Any]) -> NearfarError:
-    return by_code(str(error.get("code") or ""))(str(error.get("message") or "The gateway failed."))
+    own = error.get("nearfar") or {}  # `code` beside it is OpenAI's word for the same
+    return by_code(str(own.get("code") or ""))(str(error.get("message") or "The gateway failed."))
 
 
 def said(about: dict[str, Any]) -> str:
@@ -218,6 +235,9 @@ def _converse(talk: Talk) -> None:
         except EOFError:
             out.print()
             return
+        except KeyboardInterrupt:  # what was typed is let go of, the conversation is not
+            out.print()
+            continue
         if not text:
             continue
         if text.startswith("/"):

@@ -71,6 +71,8 @@ class Keeping:
         """Why the outcomes could not be opened; "" while they could."""
         target = target_of(settings)
         self.budget = self._restored(target) if target is not None else None
+        self._written = self.budget
+        """Who only looks writes nothing: another process may have spent meanwhile."""
         self._saved = time.monotonic()
 
     @property
@@ -156,11 +158,16 @@ class Keeping:
         self._save()
 
     def _save(self, *, now: bool = False) -> None:
-        if self.budget is None or (not now and time.monotonic() - self._saved < SAVE_EVERY):
+        if (
+            self.budget is None
+            or self.budget is self._written
+            or (not now and time.monotonic() - self._saved < SAVE_EVERY)
+        ):
             return
         self._saved = time.monotonic()
         with contextlib.suppress(OSError):
             _write(self.home / BUDGET, budget.export(self.budget))
+            self._written = self.budget
 
     # -- outcomes -----------------------------------------------------------------------------------------------------
 

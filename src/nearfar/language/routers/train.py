@@ -222,7 +222,7 @@ def fold_of(rows: Sequence[Row], folds: int, seed: int) -> NDArray[np.int64]:
 def check(rows: Sequence[Row]) -> None:
     if len(rows) < 20:
         raise InputError(
-            f"{len(rows)} rows are too few to train a router.", "Collect at least 20 outcomes, better 500."
+            f"{len(rows)} prompt(s) are too few to train a router.", "Collect at least 20 outcomes, better 500."
         )
     for place, row in enumerate(rows):
         if not (0.0 <= row.near <= 1.0 and 0.0 <= row.far <= 1.0 and 0.0 < row.weight < float("inf")):
