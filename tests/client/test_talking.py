@@ -40,7 +40,7 @@ def request(*, streamed: bool = False, **qos: object) -> TextRequest:
 
 async def heard(world: World, **qos: object) -> list[bytes]:
     lines = []
-    async with aclosing(world.client.text.stream(request(streamed=True, **qos))) as stream:  # type: ignore[type-var]
+    async with aclosing(world.client.text.stream(request(streamed=True, **qos))) as stream:
         async for piece in stream:
             lines.append(piece.lines)
     return [line for line in lines if line]
@@ -130,7 +130,7 @@ def test_a_service_that_dies_in_the_middle_cuts_the_stream() -> None:
         (first,) = await world.add(pieces(b"1", end=False))
         got = []
         with pytest.raises(StreamCut):
-            async with aclosing(world.client.text.stream(request(streamed=True))) as stream:  # type: ignore[type-var]
+            async with aclosing(world.client.text.stream(request(streamed=True))) as stream:
                 async for piece in stream:
                     got.append(piece.lines)
                     first.vanish()
@@ -155,7 +155,7 @@ def test_a_deadline_without_an_answer_is_told(streamed: bool) -> None:
 def test_a_caller_that_leaves_is_told_to_the_service() -> None:
     async def body(world: World) -> None:
         (service,) = await world.add(pieces(b"1", end=False))
-        async with aclosing(world.client.text.stream(request(streamed=True))) as stream:  # type: ignore[type-var]
+        async with aclosing(world.client.text.stream(request(streamed=True))) as stream:
             assert (await anext(stream)).lines == b"1"
         await until(lambda: service.calls[0].cancelled, "the service knows")
         task = asyncio.create_task(world.client.text.ask(request()))

@@ -74,7 +74,7 @@ def test_a_real_engine_answers_over_the_mesh_and_its_measures_arrive(tmp_path: P
         told = await answer(client, "tiny", max_tokens=40, temperature=0)
         assert told["usage"]["completion_tokens"] == 40
         lines: list[bytes] = []
-        async with aclosing(client.text.stream(request("tiny", streamed=True, max_tokens=40, temperature=0))) as stream:  # type: ignore[type-var]
+        async with aclosing(client.text.stream(request("tiny", streamed=True, max_tokens=40, temperature=0))) as stream:
             async for piece in stream:
                 lines += piece.lines.splitlines()
         parts = [choice["delta"].get("content") or "" for line in lines for choice in json.loads(line)["choices"]]
@@ -107,7 +107,7 @@ def test_a_call_that_is_cancelled_frees_its_slot(tmp_path: Path, streamed: bool)
         async def endless() -> None:
             if not streamed:
                 await answer(client, "slow", max_tokens=100_000)
-            async with aclosing(client.text.stream(request("slow", streamed=True))) as stream:  # type: ignore[type-var]
+            async with aclosing(client.text.stream(request("slow", streamed=True))) as stream:
                 async for _piece in stream:
                     pass
 
@@ -132,7 +132,7 @@ def test_an_engine_that_crashes_cuts_its_streams_and_starts_again(tmp_path: Path
     async def body(node: Node, client: Client) -> None:
         before = node.service_pid("frail")
         with pytest.raises(StreamCut):
-            async with aclosing(client.text.stream(request("frail", streamed=True))) as stream:  # type: ignore[type-var]
+            async with aclosing(client.text.stream(request("frail", streamed=True))) as stream:
                 async for _ in stream:
                     flag.write_text("crash")
         flag.unlink()
@@ -155,7 +155,7 @@ def test_a_generation_that_says_nothing_more_is_ended_and_a_long_one_is_not(tmp_
         assert node.service_pid("m") == before
         flag.write_text("hang 2")
         with pytest.raises(StreamCut):
-            async with aclosing(client.text.stream(request("m", streamed=True))) as stream:  # type: ignore[type-var]
+            async with aclosing(client.text.stream(request("m", streamed=True))) as stream:
                 async for _ in stream:
                     pass
         flag.unlink()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from nearfar.lab.network import LoopbackNetwork, TapNetwork, unavailable
 from nearfar.lab.plan import Reroute
 from nearfar.simulate.links import make_link
 from nearfar.simulate.scenario import LinkSpec
+from tests.waiting import until_now
 
 pytestmark = [
     pytest.mark.skipif(bool(unavailable()), reason=f"no emulated network: {unavailable()}"),
@@ -110,6 +112,9 @@ def test_what_a_dead_lab_left_is_cleared_by_the_next() -> None:
         ("ip", "netns", "exec", f"{mark}-0", "sleep", "600"), env={**os.environ, remains.VARIABLE: mark}
     )
     try:
+        # A process is known by its environment, which is its own only once `ip` has become `sleep`.
+        comm = Path(f"/proc/{sleeper.pid}/comm")
+        until_now(lambda: comm.read_text().strip() == "sleep", "it sleeps in its namespace")
         assert mark in remains.clear_dead()
         assert sleeper.wait(20) == -9
         assert f"{mark}-0" not in remains.namespaces()

@@ -50,7 +50,7 @@ async def told(talker: Talker, asked: TextCall, interfere: Break | None = None) 
     """(text, about, usage); `interfere` is called with the service's node once some of the answer is there."""
     chunks: list[dict[str, Any]] = []
     said, about = "", None
-    async with aclosing(talker.stream(asked)) as events:  # type: ignore[type-var]
+    async with aclosing(talker.stream(asked)) as events:
         async for event in events:
             for line in event.lines.splitlines():
                 chunks.append(json.loads(line))

@@ -11,12 +11,17 @@ import httpx
 import pytest
 
 from nearfar.language import far
+from nearfar.language.keeping import Keeping, router_of
 from nearfar.language.outcomes import FILE as OUTCOMES
 from nearfar.language.outcomes import OutcomeStore, Record
+from nearfar.language.routers.base import Prompt
+from nearfar.language.routers.fixed import AlwaysNear
+from nearfar.language.routers.ngram import Ngram
 from nearfar.ledger import FILE as LEDGER
 from nearfar.ledger import Ledger
 from nearfar.models.store import Store
 from nearfar.runtimes.remote.description import FarEnd
+from nearfar.settings_language import RoutingSettings
 from tests.far.misbehaving import Act, FarServer, Kind
 from tests.fleetlab import Lab, Node, poll, talking
 from tests.fleetlab import lab as lab
@@ -137,6 +142,20 @@ def test_a_cascade_keeps_good_answers_and_escalates_poor_ones(lab: Lab, tmp_path
         before = len(server.requests)
         private = here.ask("What is 2 + 2? Tell ann@example.org")["nearfar"]
         assert private["where"] == "near" and len(server.requests) == before
+
+
+def test_what_a_judge_that_knows_such_answers_says_teaches_the_router(tmp_path: Path) -> None:
+    keeping = Keeping(RoutingSettings(), tmp_path)
+    router = Ngram()
+    prompt = Prompt("A farmer has 12 hens and sells 5 of them. How many are left?")
+    before = router.score(prompt).probability
+    for _ in range(30):
+        assert keeping.learn(router.score(prompt).probability, 0.0, router)
+    assert router.score(prompt).probability < before - 0.05
+    kept = router_of(RoutingSettings(), tmp_path)  # a node that starts anew has not forgotten it
+    assert kept.score(prompt).probability == pytest.approx(router.score(prompt).probability)
+    assert not keeping.learn(0.5, 0.0, AlwaysNear())
+    keeping.close()
 
 
 def test_a_long_context_in_the_grey_area_is_condensed_near(lab: Lab, tmp_path: Path, server: FarServer) -> None:

@@ -107,7 +107,7 @@ def test_the_longest_dialogue_fits_the_context(vocabulary: Vocabulary) -> None:
 
 
 def test_the_chat_template_writes_the_text_of_training() -> None:
-    jinja2 = pytest.importorskip("jinja2", reason="the template is rendered with jinja2")
+    jinja2 = pytest.importorskip("jinja2", reason="jinja2 comes with the extra `train`")
     d = next(d for d in (dialogue("turns", 1, i) for i in range(9)) if len(d.turns) == 2)
     first, second = d.turns
     text = jinja2.Template(TEMPLATE).render(messages=messages(d))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -116,7 +116,7 @@ class Talking:
             told = tuple(f"{service}: {error.message}" for service, error in attempts)
             return TextReply(message.body, asked.service, reply.variant, stages, told)
 
-    async def stream(self, call: TextRequest) -> AsyncIterator[Piece]:
+    async def stream(self, call: TextRequest) -> AsyncGenerator[Piece, None]:
         """The answer piece by piece. What fails before the first one is tried elsewhere; what fails after it raises
         `StreamCut`, for only the caller knows how to go on."""
         request, end = self._request(call), self._end(call)
@@ -135,7 +135,7 @@ class Talking:
             )
             watch = _Watch(self._client, asked.service)
             try:
-                async with contextlib.aclosing(messages):  # type: ignore[type-var]
+                async with contextlib.aclosing(messages):
                     first: float | None = end - time.monotonic()
                     while True:
                         async with asyncio.timeout(first) as limit:

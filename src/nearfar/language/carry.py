@@ -16,7 +16,7 @@ does everything at a far end, which does neither promise to write the same again
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -126,7 +126,7 @@ def why_not(view: View, delivered: Delivered) -> str:
     return ""
 
 
-async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncIterator[tuple[Piece, int]]:
+async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncGenerator[tuple[Piece, int], None]:
     """Pieces of the answer, each with how often it has moved until then. Raises `StreamCut` when it cannot go on."""
     delivered = Delivered()
     moved = 0
@@ -137,7 +137,7 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncIte
     while True:
         pieces = talking.stream(asked)
         try:
-            async with aclosing(pieces):  # type: ignore[type-var]
+            async with aclosing(pieces):
                 async for piece in pieces:
                     if rest is not None:
                         piece = rest.of(piece)

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from nearfar.client.client import Client
-from nearfar.errors import InputError, NearfarError, NoCandidate
-from nearfar.language.cache import ExactCache, Key, repeatable, scope_of
+from nearfar.errors import InputError, NearfarError, NoCandidate, SettingsError
+from nearfar.language.cache import ExactCache, Key, Scope, repeatable, scope_of
 from nearfar.language.call import AUTO, About, Route, TextCall
 from nearfar.language.conversations import Conversations
 from nearfar.language.judge.model import Judge
@@ -26,6 +26,7 @@ from nearfar.language.privacy.policy import strictest
 from nearfar.language.prompt import Asked, asked, only_text
 from nearfar.language.purse import Purse
 from nearfar.language.routers.base import Router
+from nearfar.language.semantic import Hit, Question, SemanticCache
 from nearfar.language.tokens import estimate
 from nearfar.language.vectors import VECTOR, vector_of
 from nearfar.settings_language import RoutingSettings
@@ -54,6 +55,8 @@ class Details(msgspec.Struct):
     """`near` or `far`: whose answer was given."""
     escalated: bool = False
     judged: float | None = None
+    taught: float | None = None
+    """The same where the judge knows answers of this kind: then the router learns from it."""
     features: Mapping[str, float] | None = None
     near_in: int = 0
     near_out: int = 0
@@ -78,6 +81,15 @@ class Director:
         self.client = client
         self.settings = routing
         self.cache = ExactCache(kept.max_bytes, kept.max_entries, Seconds(kept.max_age_ms / 1000))
+        self.semantic: SemanticCache | None = None
+        """Off by default."""
+        if kept.semantic:
+            if not routing.embedding:
+                raise SettingsError(
+                    "The semantic cache needs vectors.", "Set [routing] embedding to an embedding model of the fleet."
+                )
+            limits = (kept.max_bytes, kept.max_entries, Seconds(kept.max_age_ms / 1000))
+            self.semantic = SemanticCache(lambda _: VECTOR.get(), kept.similarity, *limits)
         self._router = router
         self.keeping = keeping
         self.conversations = Conversations()
@@ -222,7 +234,35 @@ class Director:
         if key is not None:
             self.cache.put(key, answer, Seconds(time.monotonic()))
 
+    async def alike(self, call: TextCall, ruling: Ruling, model: str, far: bool) -> tuple[Question | None, Hit | None]:
+        """The question by its meaning, and the answer to one that meant nearly the same. Vectors are made near."""
+        found = self._scoped(call, ruling, model, far) if self.semantic is not None else None
+        if found is None or self.semantic is None or call.operation is Operation.EMBED:
+            return None, None
+        request, scope = found
+        redaction = ruling.redaction if far else None
+        try:
+            words = asked(request).prompt
+            token = VECTOR.set(await vector_of(self.client, self.settings.embedding, words, ruling.privacy))
+            try:
+                question = self.semantic.question(request, scope, redaction)
+            finally:
+                VECTOR.reset(token)
+        except NearfarError as error:  # the prompt is answered all the same, as if there were no such cache
+            log.warning("the semantic cache has no vector: %s", error)
+            return None, None
+        return question, self.semantic.get(question, Seconds(time.monotonic()))
+
+    def keep_alike(self, question: Question | None, answer: bytes) -> None:
+        if self.semantic is not None and question is not None:
+            self.semantic.put(question, answer, Seconds(time.monotonic()))
+
     def _key(self, call: TextCall, ruling: Ruling, model: str, far: bool) -> Key | None:
+        found = self._scoped(call, ruling, model, far)
+        return self.cache.key(*found, ruling.redaction if far else None) if found is not None else None
+
+    def _scoped(self, call: TextCall, ruling: Ruling, model: str, far: bool) -> tuple[Any, Scope] | None:
+        """The request as it would be sent, and who may see its answer again; None when no kept answer will do."""
         view = call.view
         wanted = view.nearfar.cache
         sure = view.temperature == 0 or view.seed is not None or call.operation is Operation.EMBED
@@ -234,8 +274,7 @@ class Director:
         snapshot = self.client.snapshot()
         services = [v.report for v in snapshot.services.values() if v.report.model == model and v.alive]
         served = f"{model}:{','.join(sorted({report.variant for report in services}))}"
-        scope = scope_of(ruling, call.policy.name, served, far=far)
-        return self.cache.key(request, scope, ruling.redaction if far else None)
+        return request, scope_of(ruling, call.policy.name, served, far=far)
 
     # -- what came of it ----------------------------------------------------------------------------------------------
 
@@ -256,6 +295,8 @@ class Director:
             return
         if call.operation is Operation.EMBED:
             return
+        if details.taught is not None and made.score is not None:
+            self.keeping.learn(made.score, details.taught, self.router)
         question = asked(msgspec.json.decode(ruling.near()))
         record = Record(
             id=call.id,

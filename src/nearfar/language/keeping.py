@@ -185,13 +185,20 @@ class Keeping:
         self.outcomes.record_feedback(request, good)
         value = (1.0 if good else 0.0) if isinstance(good, bool) else (float(good) + 1) / 2
         found = next((r for r in self.outcomes.records() if r.id == request), None)
-        if found is None or found.answered != "near" or found.score is None or not isinstance(router, Ngram):
-            return
-        router.calibration = router.calibration.update(router.calibration.raw(found.score), value)
+        if found is None or found.answered != "near" or found.score is None:
+            return  # it says nothing of the near answer
+        learnt = self.learn(found.score, value, router)
+        if learnt and self.budget is not None:
+            self.budget = budget.after(self.budget, budget.Fed(found.score, value >= 0.5), Seconds(time.time()))
+
+    def learn(self, score: float, good: float, router: Router) -> bool:
+        """How good a near answer was (0 to 1) that the router had given this score; False when it does not learn."""
+        if not isinstance(router, Ngram):
+            return False
+        router.calibration = router.calibration.update(router.calibration.raw(score), good)
         with contextlib.suppress(OSError):
             _write(self.home / CALIBRATION, router.calibration.export())
-        if self.budget is not None:
-            self.budget = budget.after(self.budget, budget.Fed(found.score, value >= 0.5), Seconds(time.time()))
+        return True
 
     def close(self) -> None:
         self._save(now=True)

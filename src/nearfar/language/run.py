@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from nearfar.language.privacy.gate import Ruling
 from nearfar.language.privacy.policy import strictest
 from nearfar.language.prompt import asked
 from nearfar.language.replies import NOTHING, Counts, StreamRestorer, counts, restored, without_bill
+from nearfar.language.semantic import Hit, Question
 from nearfar.types.ids import ModelName, ServiceId
 from nearfar.types.request import Privacy, Stages
 from nearfar.types.units import Milliseconds
@@ -57,6 +58,9 @@ class Run:
         self._why = list(plan.why)
         self._attempts: list[str] = []
         self._details = Details()
+        self._looked = False
+        self._question: Question | None = None
+        self._hit: Hit | None = None
         self._purse = director.begin(call, plan)
         self._reads = plan.where is Where.NEAR and director.too_long(call, ruling, plan.model)
         """Whether near has to read a private document part by part."""
@@ -92,7 +96,7 @@ class Run:
 
     async def _simple(self) -> TextAnswer:
         for place, target in enumerate(self._targets):
-            if (kept := self._kept(target)) is not None:
+            if (kept := self._kept(target) or (await self._alike() if not place else None)) is not None:
                 return kept
             try:
                 answer, reply, said = await self._whole(target, self._whole_body(target))
@@ -101,6 +105,8 @@ class Run:
                     raise self._both(error) from error.__cause__
                 self._failed(target, error)
                 continue
+            if not place:
+                self._director.keep_alike(self._question, answer)
             body = self._for_caller(target, answer)
             return TextAnswer(body, self._about("far" if target.far else "near", reply, said))
         raise AssertionError("there is always one target")
@@ -119,10 +125,33 @@ class Run:
         raw = self._director.kept(self._call, self._ruling, target.model, target.far)
         if raw is None:
             return None
-        self._why.append("the same question was answered before")
+        return self._from_cache(target, raw, "the same question was answered before")
+
+    async def _answered_alike(self) -> bool:
+        """Whether the semantic cache has an answer; `answer` then gives it."""
+        why = len(self._why)
+        found = await self._alike()
+        del self._why[why:]
+        return found is not None
+
+    def _from_cache(self, target: _Target, raw: bytes, why: str) -> TextAnswer:
+        self._why.append(why)
         reply = TextReply(b"", ServiceId(f"cache/{target.model}"), "", Stages())
         said = msgspec.structs.replace(counts(raw), cost=0.0)
         return TextAnswer(self._for_caller(target, raw), self._about("cache", reply, said))
+
+    async def _alike(self) -> TextAnswer | None:
+        """An answer that was given to a question that means nearly the same."""
+        director, target = self._director, self._targets[0]
+        if director.semantic is None:
+            return None
+        if not self._looked:
+            self._looked = True
+            self._question, self._hit = await director.alike(self._call, self._ruling, target.model, target.far)
+        if self._hit is None:
+            return None
+        told = f"a question was answered before that means nearly the same: similarity {self._hit.similarity:.3f}"
+        return self._from_cache(target, self._hit.answer, f"{told}, at least {director.semantic.bound:g}")
 
     def _for_caller(self, target: _Target, raw: bytes) -> bytes:
         redaction = self._ruling.redaction
@@ -130,12 +159,13 @@ class Run:
 
     # -- the answer in chunks -----------------------------------------------------------------------------------------
 
-    async def stream(self) -> AsyncIterator[TextEvent]:
+    async def stream(self) -> AsyncGenerator[TextEvent, None]:
         """Chunks; the last event carries `about`. Raises as `answer`, and `StreamCut` once something was given."""
         if (
             self._reads
             or self._plan.where in (Where.CASCADE, Where.SPLIT)
             or (any(self._director.has(self._call, self._ruling, t.model, t.far) for t in self._targets[:1]))
+            or await self._answered_alike()
         ):
             made = await self.answer()
             lines = chunks(made.body)
@@ -147,19 +177,19 @@ class Run:
         about: About | None = None
         try:
             events = self._tried()
-            async with aclosing(events):  # type: ignore[type-var]
+            async with aclosing(events):
                 async for event in events:
                     about = event.about or about
                     yield event
         finally:
             self._end(about)
 
-    async def _tried(self) -> AsyncIterator[TextEvent]:
+    async def _tried(self) -> AsyncGenerator[TextEvent, None]:
         for place, target in enumerate(self._targets):
             began = False
             events = self._streamed(target)
             try:
-                async with aclosing(events):  # type: ignore[type-var]
+                async with aclosing(events):
                     async for event in events:
                         began = True
                         yield event
@@ -171,7 +201,7 @@ class Run:
                     raise self._both(error) from error.__cause__
                 self._failed(target, error)
 
-    async def _streamed(self, target: _Target) -> AsyncIterator[TextEvent]:
+    async def _streamed(self, target: _Target) -> AsyncGenerator[TextEvent, None]:
         first: float | None = None
         said, tail = NOTHING, b""
         request = self._request(target, self._body(target), streamed=True)
@@ -179,7 +209,7 @@ class Run:
         restorer = StreamRestorer(redaction) if redaction is not None else None
         pieces = carry.stream(self._director.client.text, request, self._call.view)
         with self._paid(target):
-            async with aclosing(pieces):  # type: ignore[type-var]
+            async with aclosing(pieces):
                 async for piece, moved in pieces:
                     first = first or time.monotonic()
                     lines = piece.lines
@@ -228,6 +258,8 @@ class Run:
         details.near_in, details.near_out = result.near_in, result.near_out
         details.far_in, details.far_out = result.far_in, result.far_out
         if result.judgement is not None:
+            if result.judgement.familiar:
+                details.taught = result.judgement.probability
             details.judged, details.features = result.judgement.probability, result.judgement.features
         return TextAnswer(body, about)
 

@@ -6,7 +6,8 @@ sent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import msgspec
@@ -22,6 +23,9 @@ from nearfar.language.run import Run
 from nearfar.types.ids import is_name
 from nearfar.types.request import Privacy
 
+LARGE = 64 * 1024
+"""Bytes of a body from which on it is searched in a thread: a hostile megabyte takes seconds, and others wait."""
+
 
 class Talker:
     """Used from one event loop. Raises what `Client` raises, `PersonalDataRefused`, and `StreamCut` in the middle of a
@@ -35,16 +39,17 @@ class Talker:
         """The whole answer of a call whose body does not ask for chunks."""
         return await (await self._run(call)).answer()
 
-    async def stream(self, call: TextCall) -> AsyncIterator[TextEvent]:
+    async def stream(self, call: TextCall) -> AsyncGenerator[TextEvent, None]:
         """The answer in chunks; the last event says where it came from."""
         events = (await self._run(call)).stream()
-        async with aclosing(events):  # type: ignore[type-var]
+        async with aclosing(events):
             async for event in events:
                 yield event
 
     async def explain(self, call: TextCall) -> tuple[Ruling, Plan]:
         """What would be done, and why; no model is asked for an answer. Raises what deciding raises."""
-        ruling = self._rule(call)
+        large = len(call.body) > LARGE
+        ruling = await asyncio.to_thread(self._rule, call) if large else self._rule(call)
         vector = await self.director.look(call, ruling)
         return ruling, self.director.plan(call, ruling, vector)
 

@@ -8,7 +8,7 @@ Keys are `/`-separated names; in a pattern, `*` stands for one part and `**` for
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 Buffer = bytes | memoryview
@@ -93,7 +93,7 @@ class Mesh(ABC):
     @abstractmethod
     def stream(
         self, key: str, head: bytes, body: Sequence[Buffer], timeout: float, *, private: bool = False
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message, None]:
         """As `request`, for a server that replies more than once, and `private` as there. `timeout` bounds it all.
 
         A server that dies in the middle raises `Unreachable` from the iterator: a cut stream never looks complete.

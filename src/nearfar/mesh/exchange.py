@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from nearfar.errors import DeadlineExceeded, MeshError, TooLarge, Unreachable
@@ -209,7 +209,9 @@ class Exchange:
                 pass  # retrieved above, so that asyncio does not report it as never looked at
             raise
 
-    async def stream(self, key: str, head: bytes, body: Sequence[Buffer], timeout: float) -> AsyncIterator[Message]:
+    async def stream(
+        self, key: str, head: bytes, body: Sequence[Buffer], timeout: float
+    ) -> AsyncGenerator[Message, None]:
         number, waiting = self._begin(key, body, timeout, streamed=True)
         assert waiting.queue is not None
         try:

@@ -14,7 +14,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import msgspec
 
@@ -183,7 +183,7 @@ class ImpairedMesh(Mesh):
 
     async def stream(
         self, key: str, head: bytes, body: Sequence[Buffer], timeout: float, *, private: bool = False
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message, None]:
         end = time.monotonic() + timeout
         error = late(key, timeout)
         try:

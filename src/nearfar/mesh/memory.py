@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from nearfar.mesh.base import Buffer, Handle, Mesh, Message, OnCall, OnChange, OnMessage
 from nearfar.mesh.exchange import Exchange
@@ -225,7 +225,7 @@ class MemoryMesh(Mesh):
 
     def stream(
         self, key: str, head: bytes, body: Sequence[Buffer], timeout: float, *, private: bool = False
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message, None]:
         return self.exchange.stream(key, head, body, timeout)
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -324,7 +324,7 @@ class ZenohMesh(Mesh):
 
     def stream(
         self, key: str, head: bytes, body: Sequence[Buffer], timeout: float, *, private: bool = False
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message, None]:
         self._be_a_caller()
         if private and key in self._holders:
             return self._private_stream(key, head, body, timeout)
@@ -332,10 +332,10 @@ class ZenohMesh(Mesh):
 
     async def _private_stream(
         self, key: str, head: bytes, body: Sequence[Buffer], timeout: float
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message, None]:
         await self._need_way(key)
         messages = self._exchange.stream(key, head, body, timeout)
-        async with contextlib.aclosing(messages):  # type: ignore[type-var]
+        async with contextlib.aclosing(messages):
             async for message in messages:
                 yield message
 

@@ -161,6 +161,7 @@ class _Asked(msgspec.Struct):
     """The fields of a body that are respected."""
 
     messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
     prompt: str | list[str] | None = None
     input: str | list[str] | None = None
     stream: bool = False
@@ -332,6 +333,8 @@ class LoadedFakeText(LoadedText):
     # -- vectors ------------------------------------------------------------------------------------------------------
 
     def _embed(self, asked: _Asked, on_piece: OnPiece) -> None:
+        if not self._model.embedding:
+            raise InputError("This model makes text, not vectors.", "Use /v1/chat/completions.")
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         if not texts:
             raise InputError("There is no input.", 'Send {"input": "text"} or a list of texts.')

@@ -124,7 +124,7 @@ class OpenAi:
         try:
             with UntilLeft(receive):
                 events = state.talker.stream(call)
-                async with aclosing(events):  # type: ignore[type-var]
+                async with aclosing(events):
                     async for event in events:
                         if event.about is None:
                             await out.give(event.lines)
