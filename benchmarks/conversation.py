@@ -10,6 +10,7 @@ weights written by the test code (llama, 4 layers of 256, 355 tokens; its words 
 - `follow_us`: what `carry.stream` adds to a piece that is not cut, against iterating over the same pieces without it.
 `same` of `n` texts were that of an uncut answer; random weights are the hard case, as their tokens are about as likely
 and what is cached of a prompt changes the rounding.
+More than three kills a place (`--repeat`) make the agents wait half a minute before each new start, as they should.
 Warm-up: one uncut answer a node. Run: python benchmarks/conversation.py [--repeat N] [--model FILE]
 """
 
@@ -110,7 +111,7 @@ async def gaps(talker: Talker, client: Client, lab: dict[str, Node], repeat: int
                     break
                 await asyncio.sleep(1.5)  # the agent's pause before it starts a service anew
                 for name in lab:
-                    await client.wait_for(MODEL, 40.0, name)
+                    await client.wait_for(MODEL, 60.0, name)
             as_uncut = same if how == "kill" else None
             row = {"how": how, "delivered": after, "gap_ms": round(statistics.median(found), 1)}
             rows.append(
@@ -199,7 +200,7 @@ async def measure(lab: Lab, repeat: int, given: Path | None) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--model", type=Path, help="another GGUF file, with a context of 512 tokens at least")
     options = parser.parse_args()
     cost = asyncio.run(follow())
