@@ -142,6 +142,20 @@ async def world(**options: Any) -> AsyncIterator[World]:
         ether.close()
 
 
+def test_who_hears_a_node_has_heard_what_starts_on_it(children: list[FakeChild]) -> None:
+    async def body() -> None:
+        async with world() as w:
+            order: list[str] = []
+            w.other.subscribe(keys.NODE_REPORTS, lambda *_: order.append("node"))
+            w.other.subscribe(keys.SERVICE_REPORTS, lambda *_: order.append("service"))
+            await w.start(YARD)
+            await until(lambda: "node" in order, "the node reports")
+            assert order[0] == "service", "a client that knew only the node would say that it serves nothing"
+            assert w.services[0].state is ServiceState.STARTING
+
+    asyncio.run(body())
+
+
 def test_a_service_that_fails_is_told_with_reason_count_and_next_start(children: list[FakeChild]) -> None:
     async def body() -> None:
         async with world() as w:

@@ -33,18 +33,24 @@ def test_a_program_on_another_machine_takes_the_stream_over(hosts: tuple[str, st
         stack.callback(process.terminate)
         return process
 
-    def said(name: str, text: str) -> None:
-        until_now(lambda: text in (tmp_path / name).read_text(), f"{name} has {text!r}", 60.0)
+    def said(process: subprocess.Popen[bytes], name: str, text: str) -> None:
+        def heard() -> bool:
+            told = (tmp_path / f"{name}.err").read_text()
+            assert text in told or process.poll() is None, f"{name} ended with {process.poll()}: {told}"
+            return text in told
+
+        until_now(heard, f"{name} has {text!r}", 60.0)
 
     with ExitStack() as stack:
+        nodes = []
         for host, name in zip(hosts, "ab", strict=True):
             flags = ("--listen", "tcp/0.0.0.0:0", "--insecure", "--port", "0", "--name", name)
-            start(stack, host, f"node-{name}", "up", *flags)
-        for host in hosts:
-            until_now(lambda host=host: list((tmp_path / host / "run").glob("*.json")), "it runs", 60.0)  # type: ignore[misc]
+            nodes.append(start(stack, host, f"node-{name}", "up", *flags))
+        for node, name in zip(nodes, "ab", strict=True):
+            said(node, f"node-{name}", f"{name} serves yard")
         watch = ("watch", str(film), "--realtime", "--stream", "gate", "--json")
         first = start(stack, hosts[0], "first", *watch, "--track", "sort")
-        said("first.err", "answered")
+        said(first, "first", "answered")
         second = start(stack, hosts[1], "second", *watch, "--takeover")
         assert first.wait(90) == 0, (tmp_path / "first.err").read_text() + (tmp_path / "second.err").read_text()
         assert second.wait(90) == 0, (tmp_path / "second.err").read_text()

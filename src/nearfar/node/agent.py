@@ -282,11 +282,12 @@ class Agent:
             throttled_reason=usage.throttled_reason,
             leaving=leaving,
         )
-        self._mesh.publish(keys.node_report_key(self.node), self._encoder.encode(report))
+        # The services first: who has heard the node is to know what starts on it, not to say that it is not served.
         for model, status in self._status.items():
             if status.phase in (Phase.DOWN, Phase.STARTING):  # a service that runs speaks for itself
                 service = self._service_report(model, status)
                 self._mesh.publish(keys.service_report_key(service.service), self._encoder.encode(service))
+        self._mesh.publish(keys.node_report_key(self.node), self._encoder.encode(report))
 
     def _models(self) -> tuple[ModelName, ...]:
         """Those in the store; those of before when it cannot be read, as that must not end the services."""
