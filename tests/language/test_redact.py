@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nearfar.language.privacy.detector import find
 from nearfar.language.privacy.findings import Finding, Kind
 from nearfar.language.privacy.redact import LEAST_EVERYWHERE, MOST_VALUES, CannotRedact, Redaction, redact
+from nearfar.language.replies import StreamRestorer
 
 VALUES = (
     "ada@example.org", "bob (at) example (dot) com", "+49 30 1234567", "DE89 3704 0044 0532 0130 00",
@@ -137,6 +138,23 @@ def test_only_what_may_become_a_placeholder_is_held_back() -> None:
 def test_in_the_arguments_of_a_tool_a_value_is_written_as_json_writes_it() -> None:
     restored = REDACTION.restore('{"to": "<EMAIL_12>"}', in_json=True)
     assert json.loads(restored) == {"to": 'q"\n'}
+
+
+def test_arguments_that_are_cut_inside_of_a_placeholder_lose_nothing() -> None:
+    restorer = StreamRestorer(REDACTION)
+
+    def fed(finish: str | None, *pieces: tuple[int, str]) -> dict[int, str]:
+        calls = [{"index": at, "function": {"arguments": text}} for at, text in pieces]
+        chunk = {"choices": [{"index": 0, "delta": {"tool_calls": calls} if calls else {}, "finish_reason": finish}]}
+        told = json.loads(restorer.feed(json.dumps(chunk).encode()))["choices"][0]["delta"].get("tool_calls") or ()
+        texts: dict[int, str] = {}
+        for call in told:
+            texts[call["index"]] = texts.get(call["index"], "") + call["function"]["arguments"]
+        return texts
+
+    assert fed(None, (0, '{"to": "<EMAIL_1'), (1, '{"to": "<EMAIL_12>"}')) == {0: '{"to": "', 1: '{"to": "q\\"\\n"}'}
+    assert fed("length") == {0: "<EMAIL_1"}
+    assert fed("length") == {}
 
 
 def test_a_redaction_shows_and_encodes_no_value() -> None:

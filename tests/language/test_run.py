@@ -144,6 +144,35 @@ def test_a_cascade_keeps_good_answers_and_escalates_poor_ones(lab: Lab, tmp_path
         assert private["where"] == "near" and len(server.requests) == before
 
 
+def test_an_escalated_answer_is_streamed_as_it_is_written(lab: Lab, tmp_path: Path, server: FarServer) -> None:
+    env = {"NEARFAR_ROUTING_ROUTER": "always-near", "NEARFAR_ROUTING_STRATEGY": "cascade"}
+    body = {"model": "auto", "messages": [{"role": "user", "content": "how many eggs?"}], "max_tokens": 6}
+    with Here(lab, tmp_path, server, {**env, "NEARFAR_ROUTING_THRESHOLD": "0.999"}) as here:
+        server.add(Act(Kind.STALL, at=2))  # who waited for the whole answer would have nothing of this one
+        with here.http.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer:
+            lines = [line for line in answer.iter_lines() if line.startswith("data: ")]
+        assert "one " in "".join(lines) and '"error"' in lines[-1] and "6 eggs" not in "".join(lines)
+        assert server.requests[-1].json["stream"] is True
+
+        text, about = here.stream("how many eggs?")
+        assert (text, about["where"]) == ("one two three four", "far") and about["first_token_ms"] > 0
+        (row,) = [one for one in here.outcomes() if one.id == about["request"]]
+        assert row.escalated and row.near_out > 0 and row.far_out > 0
+        assert about["tokens_out"] == row.near_out + row.far_out and about["cost"] == row.cost > 0
+
+        for act in (Act(Kind.CLOSE), Act(Kind.STATUS, status=500), Act(Kind.STALL, at=0)):
+            server.add(act)
+            text, about = here.stream("how many eggs?")
+            assert text.startswith("You have 6 eggs") and about["where"] == "near", act
+            assert any("so the near answer stands" in line for line in about["why"])
+            assert here.stream("how many eggs?")[1]["where"] == "far", "it is not out for one failure"
+
+        here.fault.write_text("fail")
+        text, about = here.stream("how many eggs?")
+        assert (text, about["where"]) == ("one two three four", "far")
+        assert any("the near model failed" in line for line in about["why"])
+
+
 def test_what_a_judge_that_knows_such_answers_says_teaches_the_router(tmp_path: Path) -> None:
     keeping = Keeping(RoutingSettings(), tmp_path)
     router = Ngram()

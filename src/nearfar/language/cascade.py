@@ -1,8 +1,8 @@
 """A cascade: answer near first, judge the answer, and ask far only when the judgement is poor.
 
 The near answer is always paid for, and nothing is given before it was judged: a caller who asked for a stream gets no
-token until the near model has finished and, when the judgement is poor, until the far model has too. `chunks` makes
-the form of a stream from the finished answer. Who needs the first token soon wants a router, not a cascade.
+token until the near model has finished. Then the near answer comes as a whole (`chunks` gives it the form of a stream),
+or the far one as it is written. Who needs the first token soon wants a router, not a cascade.
 
 No clock, no network: what asks a model is passed in, and answers for privacy and deadlines itself. Privacy is checked
 here once more, before the threshold is even looked at.
@@ -42,6 +42,23 @@ class CascadeOptions(msgspec.Struct, frozen=True):
     """Whether to ask the near model for log-probabilities. They do not reach a caller who did not ask for them."""
 
 
+class NearHalf(msgspec.Struct, frozen=True):
+    """What came of asking near, before anything goes far."""
+
+    answer: Answer | None
+    """None when the near model failed; then `escalate` holds."""
+    escalate: bool
+    """Whether the far model is to be asked."""
+    judgement: Judgement | None
+    """None when there is no answer to judge."""
+    reasons: tuple[str, ...]
+    samples: tuple[str, ...] = ()
+    """Texts of the near answers, the judged one first."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What a cascade did, and why."""
 
@@ -64,34 +81,23 @@ class Outcome(msgspec.Struct, frozen=True):
     """Of all calls together."""
 
 
-async def cascade(
-    body: bytes, near: Ask, far: Ask | None, judge: Judge, options: CascadeOptions, privacy: Privacy = Privacy.FLEET
-) -> Outcome:
-    """Answer one chat completion or completion.
-
-    `far` is None when there is no far end, or the budget does not allow one. Unless `privacy` is `ANY` it is not
-    called, whatever happens: then the near answer stands, however poor, and the reasons say so. When the near model
-    fails the far one is asked at once; when the far one fails the near answer stands if there is one.
-
-    Raises `InputError` for a body that a cascade cannot take (n > 1: it would have to judge each), and what the last
-    model that may be asked raised.
-    """
+async def near_half(
+    body: bytes, near: Ask, judge: Judge, options: CascadeOptions, privacy: Privacy, *, far: bool
+) -> NearHalf:
+    """Ask near and judge. `far` says whether there is a far end that may be asked; what is not `ANY` is never to
+    escalate, whatever it says. Raises `InputError` for a body that a cascade cannot take, and what near raised when
+    nobody else may be asked."""
     request = _readable(body)
     question = asked(request)
-    may = far is not None and privacy is Privacy.ANY
-    why_not = f"the request is private ({privacy.value})" if privacy is not Privacy.ANY else "no far end may be asked"
+    may = far and privacy is Privacy.ANY
     try:
         first = await near(_near_body(body, request, options))
     except Cancelled:
         raise  # nobody waits any more
     except NearfarError as error:
-        if not may or far is None:
+        if not may:
             raise
-        reason = f"the near model failed ({error.code}): {error.message}"
-        answer = await far(_far_body(body))
-        return Outcome(
-            answer, "far", True, None, (reason,), far_in=answer.tokens_in, far_out=answer.tokens_out, cost=answer.cost
-        )
+        return NearHalf(None, True, None, (f"the near model failed ({error.code}): {error.message}",))
     answers = [first]
     verdict = judge.judge(question, first)
     reasons: list[str] = []
@@ -104,33 +110,57 @@ async def cascade(
     sign = "under" if poor else "not under"
     reasons.append(f"judged {verdict.probability:.2f}, {sign} the threshold {options.threshold:.2f}")
     reasons += verdict.reasons
-    given, where, escalated = first, "near", False
-    if poor and (not may or far is None):
-        reasons.append(f"would have gone far, but {why_not}")
-    elif poor and far is not None:
-        escalated = True
-        try:
-            given, where = await far(_far_body(body)), "far"
-        except Cancelled:
-            raise
-        except NearfarError as error:
-            reasons.append(f"the far model failed ({error.code}), so the near answer stands: {error.message}")
-    beyond = given if where == "far" else Answer("")
-    if where == "near" and not request.get("logprobs"):
-        given = msgspec.structs.replace(given, raw=_without_logprobs(given.raw))
-    return Outcome(
-        given,
-        where,
-        escalated,
+    if poor and not may:
+        why = f"the request is private ({privacy.value})" if privacy is not Privacy.ANY else "no far end may be asked"
+        reasons.append(f"would have gone far, but {why}")
+    if not request.get("logprobs"):
+        first = msgspec.structs.replace(first, raw=_without_logprobs(first.raw))
+    return NearHalf(
+        first,
+        poor and may,
         verdict,
         tuple(reasons),
         tuple(answer.text for answer in answers),
         sum(answer.tokens_in for answer in answers),
         sum(answer.tokens_out for answer in answers),
-        beyond.tokens_in,
-        beyond.tokens_out,
-        sum(answer.cost for answer in answers) + beyond.cost,
+        sum(answer.cost for answer in answers),
     )
+
+
+def far_failed(error: NearfarError) -> str:
+    """Why the near answer stands after all."""
+    return f"the far model failed ({error.code}), so the near answer stands: {error.message}"
+
+
+async def cascade(
+    body: bytes, near: Ask, far: Ask | None, judge: Judge, options: CascadeOptions, privacy: Privacy = Privacy.FLEET
+) -> Outcome:
+    """Answer one chat completion or completion.
+
+    `far` is None when there is no far end, or the budget does not allow one. Unless `privacy` is `ANY` it is not
+    called, whatever happens: then the near answer stands, however poor, and the reasons say so. When the near model
+    fails the far one is asked at once; when the far one fails the near answer stands if there is one.
+
+    Raises `InputError` for a body that a cascade cannot take (n > 1: it would have to judge each), and what the last
+    model that may be asked raised.
+    """
+    half = await near_half(body, near, judge, options, privacy, far=far is not None)
+    given, where, reasons = half.answer, "near", half.reasons
+    if half.escalate and far is not None:
+        try:
+            given, where = await far(_far_body(body)), "far"
+        except Cancelled:
+            raise
+        except NearfarError as error:
+            if given is None:
+                raise
+            reasons = (*reasons, far_failed(error))
+    assert given is not None  # near failed, then far did
+    beyond = given if where == "far" else Answer("")
+    return Outcome(
+        given, where, half.escalate, half.judgement, reasons, half.samples,
+        half.tokens_in, half.tokens_out, beyond.tokens_in, beyond.tokens_out, half.cost + beyond.cost,
+    )  # fmt: skip
 
 
 def _readable(body: bytes) -> dict[str, Any]:

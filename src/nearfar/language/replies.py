@@ -124,4 +124,14 @@ class StreamRestorer:
                     key = (index, call.get("index", 0))
                     known = self._arguments.setdefault(key, self._redaction.restorer(in_json=True))
                     function["arguments"] = known.feed(function["arguments"])
+            if choice.get("finish_reason"):
+                self._end_arguments(index, choice)
         return msgspec.json.encode(chunk)
+
+    def _end_arguments(self, index: int, choice: dict[str, Any]) -> None:
+        """An answer that was cut at its longest may end inside of the arguments, with something held back."""
+        rests = {at: known.finish() for (of, at), known in self._arguments.items() if of == index}
+        ends = [{"index": at, "function": {"arguments": rest}} for at, rest in rests.items() if rest]
+        if ends:
+            delta = choice.setdefault("delta", {})
+            delta["tool_calls"] = [*(delta.get("tool_calls") or ()), *ends]

@@ -24,8 +24,9 @@ from nearfar.errors import (
 from nearfar.language import carry, split
 from nearfar.language.answer import Answer, Ask, read_answer
 from nearfar.language.call import About, TextAnswer, TextCall, TextEvent, Times, with_fields
-from nearfar.language.cascade import CascadeOptions, cascade, chunks
+from nearfar.language.cascade import CascadeOptions, NearHalf, cascade, chunks, far_failed, near_half
 from nearfar.language.director import Details, Director
+from nearfar.language.judge.model import Judgement
 from nearfar.language.plan import Plan, Where
 from nearfar.language.privacy.gate import Ruling
 from nearfar.language.privacy.policy import strictest
@@ -163,26 +164,28 @@ class Run:
         """Chunks; the last event carries `about`. Raises as `answer`, and `StreamCut` once something was given."""
         if (
             self._reads
-            or self._plan.where in (Where.CASCADE, Where.SPLIT)
+            or self._plan.where is Where.SPLIT
             or (any(self._director.has(self._call, self._ruling, t.model, t.far) for t in self._targets[:1]))
             or await self._answered_alike()
         ):
-            made = await self.answer()
-            lines = chunks(made.body)
-            options = self._call.view.stream_options
-            if options is None or not options.include_usage:
-                lines = [line for line in lines if b'"choices":[]' not in line]
-            yield TextEvent(b"\n".join(lines), made.about)
+            yield self._in_chunks(await self.answer())
             return
         about: About | None = None
         try:
-            events = self._tried()
+            events = self._judged() if self._plan.where is Where.CASCADE else self._tried()
             async with aclosing(events):
                 async for event in events:
                     about = event.about or about
                     yield event
         finally:
             self._end(about)
+
+    def _in_chunks(self, made: TextAnswer) -> TextEvent:
+        lines = chunks(made.body)
+        options = self._call.view.stream_options
+        if options is None or not options.include_usage:
+            lines = [line for line in lines if b'"choices":[]' not in line]
+        return TextEvent(b"\n".join(lines), made.about)
 
     async def _tried(self) -> AsyncGenerator[TextEvent, None]:
         for place, target in enumerate(self._targets):
@@ -235,33 +238,81 @@ class Run:
 
     # -- both ---------------------------------------------------------------------------------------------------------
 
+    def _both_sides(self) -> tuple[_Target, _Target | None]:
+        return self._targets[0], self._targets[1] if len(self._targets) > 1 else None
+
+    def _cascade_options(self) -> CascadeOptions:
+        return CascadeOptions(self._plan.threshold, self._director.settings.samples + 1)
+
+    def _note(self, judgement: Judgement | None, escalated: bool, near_in: int, near_out: int) -> None:
+        details = self._details
+        details.escalated, details.near_in, details.near_out = escalated, near_in, near_out
+        if judgement is not None:
+            if judgement.familiar:
+                details.taught = judgement.probability
+            details.judged, details.features = judgement.probability, judgement.features
+
     async def _cascade(self) -> TextAnswer:
-        near, far = self._targets[0], self._targets[1] if len(self._targets) > 1 else None
-        options = CascadeOptions(self._plan.threshold, self._director.settings.samples + 1)
+        near, far = self._both_sides()
         last: dict[str, TextReply] = {}
         result = await cascade(
             self._ruling.near(),
             self._asker(near, last),
             self._asker(far, last, self._ruling.far) if far is not None else None,
             self._director.judge,
-            options,
+            self._cascade_options(),
             self._ruling.privacy,
         )
         self._why += result.reasons
-        reply = last[result.where]
         said = Counts(result.near_in + result.far_in, result.near_out + result.far_out, result.cost, self._currency)
         target = far if result.where == "far" and far is not None else near
         body = self._for_caller(target, result.answer.raw)
-        about = self._about("far" if result.where == "far" else "near", reply, said)
-        details = self._details
-        details.escalated = result.escalated
-        details.near_in, details.near_out = result.near_in, result.near_out
-        details.far_in, details.far_out = result.far_in, result.far_out
-        if result.judgement is not None:
-            if result.judgement.familiar:
-                details.taught = result.judgement.probability
-            details.judged, details.features = result.judgement.probability, result.judgement.features
+        about = self._about(result.where, last[result.where], said)
+        self._note(result.judgement, result.escalated, result.near_in, result.near_out)
+        self._details.far_in, self._details.far_out = result.far_in, result.far_out
         return TextAnswer(body, about)
+
+    async def _judged(self) -> AsyncGenerator[TextEvent, None]:
+        """A cascade in chunks: near's answer once it is judged, or far's as it is written."""
+        near, far = self._both_sides()
+        last: dict[str, TextReply] = {}
+        half = await near_half(
+            self._ruling.near(),
+            self._asker(near, last),
+            self._director.judge,
+            self._cascade_options(),
+            self._ruling.privacy,
+            far=far is not None,
+        )
+        self._why += half.reasons
+        if half.escalate and far is not None:
+            began = False
+            events = self._streamed(far)
+            try:
+                async with aclosing(events):
+                    async for lines, about in events:
+                        began = True
+                        yield TextEvent(lines, self._with_near(about, half) if about is not None else None)
+                return
+            except FAILURES as error:
+                if began or half.answer is None or isinstance(error, StreamCut):
+                    raise
+                self._why.append(far_failed(error))
+        assert half.answer is not None  # whose absence was raised above
+        said = Counts(half.tokens_in, half.tokens_out, half.cost, self._currency)
+        about = self._about("near", last["near"], said)
+        self._note(half.judgement, half.escalate, half.tokens_in, half.tokens_out)
+        yield self._in_chunks(TextAnswer(half.answer.raw, about))
+
+    def _with_near(self, about: About, half: NearHalf) -> About:
+        """What is said of a streamed far answer, with what near read and wrote before it."""
+        self._note(half.judgement, True, half.tokens_in, half.tokens_out)
+        return msgspec.structs.replace(
+            about,
+            cost=about.cost + half.cost,
+            tokens_in=about.tokens_in + half.tokens_in,
+            tokens_out=about.tokens_out + half.tokens_out,
+        )
 
     async def _split(self) -> TextAnswer:
         far, near = self._targets[0], self._targets[1]
