@@ -77,7 +77,7 @@ class Responding:
     def whole(self, call: TextCall, answer: bytes, about: About) -> bytes:
         """Raises `InferenceError` when that is no answer."""
         response = Response(call, self._echo)
-        response.feed(answer)
+        response.add(answer)
         response.end(about)
         return msgspec.json.encode(response.object)
 
@@ -128,19 +128,21 @@ class Response:
     def feed(self, lines: bytes) -> bytes:
         """The events of chunks, a JSON object a line. Raises `InferenceError` for what is none."""
         for line in lines.splitlines():
-            try:
-                piece = _piece.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise InferenceError(
-                    f"The model said what is no chunk: {type(error).__name__}.", "Ask again."
-                ) from None
-            self._begin(piece.model)
-            self._usage = piece.usage or self._usage
-            for choice in piece.choices:
-                self._take(choice.delta or choice.message or _Message())
-                self._finish = choice.finish_reason or self._finish
-                self._answered = True
+            self.add(line)
         return self._flush()
+
+    def add(self, data: bytes) -> None:
+        """A chunk, or a whole answer."""
+        try:
+            piece = _piece.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise InferenceError(f"The model said what is no chunk: {type(error).__name__}.", "Ask again.") from None
+        self._begin(piece.model)
+        self._usage = piece.usage or self._usage
+        for choice in piece.choices:
+            self._take(choice.delta or choice.message or _Message())
+            self._finish = choice.finish_reason or self._finish
+            self._answered = True
 
     def end(self, about: About) -> bytes:
         """The last events of an answer that is complete. Raises `InferenceError` when there is none."""
