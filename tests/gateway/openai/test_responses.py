@@ -355,7 +355,7 @@ CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
         ({"response_format": {"type": "json_object"}}, "response_format", "Send text.format"),
         ({"n": 2}, "n", "/v1/chat/completions"),
         ({"include": ["message.output_text.logprobs"]}, "include", "Log-probabilities"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0]", "runs no tools itself"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0]", "no tools are run here"),
         ({"tools": [{"type": "function"}]}, "tools[0]", "has no name"),
         ({"tool_choice": {"type": "mcp", "server_label": "x"}}, "tool_choice", "'mcp'"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format.type", "'yaml'"),

@@ -175,7 +175,7 @@ def _form(text: _Text) -> dict[str, Any]:
 
 def _function(tool: _Tool, where: str) -> dict[str, Any]:
     if tool.type != "function" or not tool.name:
-        told = f"{where} is of the type {tool.type[:40]!r}, or has no name: nearfar runs no tools itself."
+        told = f"{where} is of the type {tool.type[:40]!r}, or has no name; no tools are run here."
         raise WrongField(where, told, 'Send {"type": "function", "name": ...}.')
     return {"type": "function", "function": _inner(tool)}
 
