@@ -1,9 +1,9 @@
 """The promise: whatever fails, no byte of a private prompt reaches the far end. Real nodes, a socket that keeps all.
 
-A random but seeded run of calls, private in every way there is and not private at all, whole and streamed, near, far
-and auto, again and again, while the near service fails or dies and the far end misbehaves. Each prompt carries a word
-of its own. At the end no private word stands in what the far end's socket received; words of public prompts do, so
-that the test can fail.
+A random but seeded run of calls, private in every way there is and not private at all, whole and streamed, as chats and
+as responses, near, far and auto, again and again, while the near service fails or dies and the far end misbehaves. Each
+prompt carries a word of its own. At the end no private word stands in what the far end's socket received; words of
+public prompts do, so that the test can fail.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Asked(NamedTuple):
     private: bool
     redacted: str = ""
     """A value that may not travel though its prompt does."""
+    response: bool = False
+    """Whether it is asked of `/v1/responses`."""
 
 
 def _keys() -> str:
@@ -104,7 +106,29 @@ def _call(chance: random.Random, number: int, *, long: bool) -> tuple[dict[str, 
         # The question alone may go far when only its document is private, so there the word stands in the document.
         messages.insert(0, {"role": "system", "content": f"{DOCUMENT} {word} {DOCUMENT}"})
     body["nearfar"] = wishes
-    return body, headers, Asked(word, kind not in ("public", "redact"), redacted)
+    response = number % 5 in (1, 3)
+    if response:
+        body = _as_response(body, word, instructions=number % 2 == 0)
+    return body, headers, Asked(word, kind not in ("public", "redact"), redacted, response)
+
+
+def _as_response(chat: dict[str, Any], word: str, *, instructions: bool) -> dict[str, Any]:
+    """The same in the form of `/v1/responses`; what is personal may stand in instructions, items and calls of tools."""
+    items: list[dict[str, Any]] = []
+    messages = list(chat["messages"])
+    told = {name: value for name, value in chat.items() if name not in ("messages", "max_tokens")}
+    if instructions and messages[0]["role"] == "system":
+        told["instructions"] = messages.pop(0)["content"]
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            items.append({"type": "function_call", "call_id": call["id"], **call["function"]})
+            items.append({"type": "function_call_output", "call_id": call["id"], "output": f"done: {word}"})
+        if isinstance(message["content"], list):
+            parts = [{"type": "input_text", "text": part["text"]} for part in message["content"]]
+            items.append({"role": message["role"], "content": parts})
+        elif message["content"]:
+            items.append({"role": message["role"], "content": message["content"]})
+    return {**told, "input": items, "max_output_tokens": chat["max_tokens"], "metadata": {"note": word}}
 
 
 def _forms(text: str) -> list[bytes]:
@@ -119,10 +143,14 @@ def _forms(text: str) -> list[bytes]:
 
 def _ask(http: httpx.Client, body: dict[str, Any], headers: dict[str, str]) -> bool:
     """Whether there was an answer; else there was an error, never nothing."""
-    with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+    path = "/v1/responses" if "input" in body else "/v1/chat/completions"
+    with http.stream("POST", path, json=body, headers=headers) as response:
         text = response.read().decode()
     assert text
-    if response.status_code == 200 and not body["stream"]:
+    if response.status_code == 200 and "input" in body:
+        ends = ("response.completed", "response.incomplete", "response.failed")
+        assert any(f"event: {end}" in text for end in ends) if body["stream"] else json.loads(text)["output"]
+    elif response.status_code == 200 and not body["stream"]:
         assert json.loads(text)["choices"]
     elif response.status_code == 200:
         assert text.rstrip().endswith("data: [DONE]") or '"error"' in text
@@ -192,6 +220,8 @@ def test_no_byte_of_a_private_prompt_reaches_the_far_socket(
         assert len(private) > 10 and len(public) > 5
         assert answered[True] > 3 and answered[False] > 5, f"few were answered, so little was tried: {answered}"
         assert sum(one.word.encode() in received for one in public) > len(public) // 3, "the control: these may travel"
+        assert any(one.word.encode() in received for one in public if one.response), "also those of responses"
+        assert sum(one.response for one in private) > 3
         for one in private:
             assert not [form for form in _forms(one.word) if form in received], one.word
         for one in public:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from nearfar.types.request import Qos, Stages
 from nearfar.types.telemetry import Reading
 from nearfar.types.wire import Operation
 
+T = TypeVar("T")
 AUTO = "auto"
 """The name of no model: nearfar decides, prompt by prompt."""
 
@@ -163,20 +164,25 @@ def read_call(
     route: str = "",
 ) -> TextCall:
     """The call in a body. Raises `InputError` naming the field."""
-    try:
-        view = _view.decode(body)
-    except UnicodeDecodeError:
-        raise InputError("The body is not UTF-8.", "Send JSON.") from None
-    except msgspec.ValidationError as error:
-        raise InputError(f"The body does not fit: {error}.", "See /openapi.json.") from None
-    except msgspec.DecodeError as error:
-        raise InputError(f"The body is not JSON: {error}.", 'Send {"model": ..., "messages": [...]}.') from None
+    view = fitting(_view.decode, body, '{"model": ..., "messages": [...]}')
     wanted = route or view.nearfar.route or Route.AUTO
     try:
         chosen = Route(wanted)
     except ValueError:
         raise InputError(f"The route is {wanted[:40]!r}.", f"Use one of {', '.join(Route)}.") from None
     return TextCall(operation, body, view, qos, chosen, policy, id=f"req-{uuid.uuid4().hex[:16]}")
+
+
+def fitting(read: Callable[[bytes], T], body: bytes, example: str) -> T:
+    """What `read` makes of a body with msgspec. Raises `InputError` naming the field."""
+    try:
+        return read(body)
+    except UnicodeDecodeError:
+        raise InputError("The body is not UTF-8.", "Send JSON.") from None
+    except msgspec.ValidationError as error:
+        raise InputError(f"The body does not fit: {error}.", "See /openapi.json.") from None
+    except msgspec.DecodeError as error:
+        raise InputError(f"The body is not JSON: {error}.", f"Send {example}.") from None
 
 
 def with_fields(body: bytes, changes: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,9 @@ from tests.gateway.test_openapi import EXCLUDED, FEW, no_5xx_but_503
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
-CALLS = {"/v1/chat/completions": "tiny", "/v1/completions": "tiny", "/v1/embeddings": "vectors"}
+CALLS = {"/v1/chat/completions": "tiny", "/v1/completions": "tiny", "/v1/embeddings": "vectors"} | {
+    "/v1/responses": "tiny"
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def test_the_server_does_what_its_document_says(api: Any, path: str, mode: str) 
     def holds(case: Any) -> None:
         if isinstance(case.body, dict) and isinstance(case.body.get("model", ""), str):
             case.body["model"] = CALLS[path]
-            case.body.setdefault("max_tokens", 8)
+            case.body.setdefault("max_output_tokens" if path == "/v1/responses" else "max_tokens", 8)
         case.headers = {**(case.headers or {}), "Authorization": f"Bearer {KEY}"}
         case.call_and_validate(additional_checks=[no_5xx_but_503], excluded_checks=EXCLUDED)
 

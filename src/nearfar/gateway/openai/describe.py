@@ -92,20 +92,25 @@ _WISHES: dict[str, Any] = {
 }
 
 
-def _call(summary: str, required: str, own: dict[str, Any], answer: dict[str, Any], *, streams: bool) -> dict[str, Any]:
-    sampling: dict[str, Any] = {
-        "stream": {"type": "boolean"},
-        "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}},
-        "max_tokens": {"type": ["integer", "null"]},
-        "temperature": {"type": ["number", "null"]},
-        "seed": {"type": ["integer", "null"]},
-        "stop": {"description": "A text, or a list of texts, that ends the answer."},
-    }
-    properties = {"model": {"type": "string"}, **own, **(sampling if streams else {}), "nearfar": _WISHES}
+_SAMPLING: dict[str, Any] = {
+    "stream": {"type": "boolean"},
+    "temperature": {"type": ["number", "null"]},
+    "seed": {"type": ["integer", "null"]},
+    "stop": {"description": "A text, or a list of texts, that ends the answer."},
+}
+_WRITING: dict[str, Any] = {
+    **_SAMPLING,
+    "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}},
+    "max_tokens": {"type": ["integer", "null"]},
+}
+
+
+def _call(summary: str, required: str, own: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    properties = {"model": {"type": "string"}, **own, "nearfar": _WISHES}
     body = {"type": "object", "required": [required], "properties": properties, "additionalProperties": True}
     schema = {"type": "object", "required": [*answer, "nearfar"], "properties": {**answer, "nearfar": _ABOUT}}
     content: dict[str, Any] = {"application/json": {"schema": schema}}
-    if streams:
+    if "stream" in own:
         content["text/event-stream"] = {}
     route = header_parameter("Nearfar-Route", "Who may answer.", enum=["auto", "near", "far"])
     return {
@@ -129,24 +134,57 @@ _MESSAGE = {
 }
 _TEXTS = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]}
 _LIST = {"type": "array", "items": {"type": "object"}}
+_ITEM = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "enum": ["message", "function_call", "function_call_output", "reasoning"]},
+        "role": {"type": "string", "enum": ["user", "assistant", "system", "developer"]},
+        "content": {"description": "A text, or a list of parts of the type input_text or output_text."},
+    },
+}
+_TOOL = {
+    "type": "object",
+    "required": ["type", "name"],
+    "properties": {"type": {"type": "string", "enum": ["function"]}, "name": _TEXT, "parameters": {"type": "object"}},
+}
 _WHOLE_ANSWER = {"id": _TEXT, "object": _TEXT, "created": _WHOLE, "model": _TEXT, "choices": _LIST}
 _CALLS = {
     "/v1/chat/completions": _call(
         "A conversation in, its next message out",
         "messages",
-        {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1}},
+        {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1}, **_WRITING},
         _WHOLE_ANSWER,
-        streams=True,
     ),
-    "/v1/completions": _call(
-        "A text in, how it goes on out", "prompt", {"prompt": _TEXTS}, _WHOLE_ANSWER, streams=True
+    "/v1/completions": _call("A text in, how it goes on out", "prompt", {"prompt": _TEXTS, **_WRITING}, _WHOLE_ANSWER),
+    "/v1/responses": _call(
+        "A conversation in, a response out; none is kept",
+        "input",
+        {
+            "input": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": _ITEM, "minItems": 1}]},
+            "instructions": {"type": ["string", "null"]},
+            "max_output_tokens": {"type": ["integer", "null"]},
+            "metadata": {"type": ["object", "null"], "additionalProperties": _TEXT},
+            "store": {"type": ["boolean", "null"], "description": "Taken, and answered as false: nothing is kept."},
+            "text": {"type": "object", "properties": {"format": {"type": "object", "required": ["type"]}}},
+            "tools": {"type": "array", "items": _TOOL},
+            **_SAMPLING,
+        },
+        {
+            "id": _TEXT,
+            "object": {"type": "string", "enum": ["response"]},
+            "created_at": _WHOLE,
+            "status": {"type": "string", "enum": ["completed", "incomplete"]},
+            "model": _TEXT,
+            "output": _LIST,
+            "usage": {"type": "object", "required": ["input_tokens", "output_tokens", "total_tokens"]},
+            "store": {"type": "boolean", "enum": [False]},
+        },
     ),
     "/v1/embeddings": _call(
         "Texts in, vectors out",
         "input",
         {"input": _TEXTS},
         {"object": _TEXT, "data": _LIST},
-        streams=False,
     ),
 }
 _MODEL: dict[str, Any] = {
@@ -165,6 +203,10 @@ def _found(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
+def _in_path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
 def add_openai(app: FastAPI) -> None:
     """Adds the paths to the document of the application."""
 
@@ -181,7 +223,17 @@ def add_openai(app: FastAPI) -> None:
         summary="Language models, `auto` first",
         responses={200: _found("The models.", _MODELS), **_OPEN},
     )
-    name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    for method, told in (("GET", "No response: none is kept"), ("DELETE", "No response to delete: none is kept")):
+        app.add_api_route(
+            "/v1/responses/{response}",
+            elsewhere,
+            methods=[method],
+            tags=["OpenAI"],
+            summary=told,
+            status_code=404,
+            responses={**_OPEN, 404: _failed("There is none, ever.")},
+            openapi_extra={"parameters": [_in_path("response")]},
+        )
     app.add_api_route(
         "/v1/models/{model}",
         elsewhere,
@@ -189,5 +241,5 @@ def add_openai(app: FastAPI) -> None:
         tags=["OpenAI"],
         summary="One language model",
         responses={200: _found("The model.", _MODEL), **_OPEN, 404: _FAILURES[404]},
-        openapi_extra={"parameters": [name]},
+        openapi_extra={"parameters": [_in_path("model")]},
     )

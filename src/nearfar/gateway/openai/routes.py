@@ -15,9 +15,10 @@ from nearfar.gateway.hot import App
 from nearfar.gateway.leaving import UntilLeft
 from nearfar.gateway.openai.errors import MethodNotAllowed, WrongField, error_of
 from nearfar.gateway.openai.models import model_as_json, models_as_json, unknown
-from nearfar.gateway.openai.sse import Events
-from nearfar.gateway.openai.told import about_headers, request_headers, with_about
-from nearfar.gateway.problems import Internal
+from nearfar.gateway.openai.responseanswer import Responding
+from nearfar.gateway.openai.sse import AsItCame
+from nearfar.gateway.openai.told import about_headers
+from nearfar.gateway.problems import Internal, NotFound
 from nearfar.gateway.state import State
 from nearfar.language.call import AUTO, Route, TextCall, read_call
 from nearfar.language.privacy.policy import KeyPolicy
@@ -29,8 +30,13 @@ OPERATIONS: Mapping[str, Operation] = {
     "/v1/chat/completions": Operation.CHAT,
     "/v1/completions": Operation.COMPLETE,
     "/v1/embeddings": Operation.EMBED,
+    "/v1/responses": Operation.CHAT,
 }
+Form = AsItCame | Responding
+FORMS: Mapping[str, type[Form]] = {"/v1/responses": Responding}
+"""Paths whose requests and answers are not those of the engines."""
 MODELS = "/v1/models"
+RESPONSES = "/v1/responses/"
 _STRICT = (Privacy.LOCAL, Privacy.FLEET, Privacy.ANY)
 """From the strictest on."""
 log = logging.getLogger(__name__)
@@ -54,6 +60,9 @@ class OpenAi:
             if path.startswith(MODELS) and path[len(MODELS) :][:1] in ("", "/"):
                 await self._models(path[len(MODELS) + 1 :], scope, send)
                 return
+            if path.startswith(RESPONSES):
+                await self._kept(scope, send)
+                return
         await self._app(scope, receive, send)
 
     # -- calls ----------------------------------------------------------------------------------------------------
@@ -70,12 +79,12 @@ class OpenAi:
             state.enter()
             try:
                 body = await read(receive, headers, state.limits.max_body)
-                call = self._read(operation, body, headers, policy)
+                form, call = self._read(scope["path"], operation, body, headers, policy)
                 model, request = call.model, call.id
                 if call.view.stream:
-                    await self._stream(call, receive, send)
+                    await self._stream(form, call, receive, send)
                 else:
-                    await self._answer(call, receive, send)
+                    await self._answer(form, call, receive, send)
             finally:
                 state.leave()
         except Cancelled:
@@ -89,15 +98,16 @@ class OpenAi:
             raise
 
     def _read(
-        self, operation: Operation, body: bytes, headers: list[tuple[bytes, bytes]], policy: KeyPolicy
-    ) -> TextCall:
+        self, path: str, operation: Operation, body: bytes, headers: list[tuple[bytes, bytes]], policy: KeyPolicy
+    ) -> tuple[Form, TextCall]:
         qos, stream = stated(headers, self._state.limits.default_deadline_ms)
         route = header(headers, b"nearfar-route")
         wanted = route.decode("latin-1").strip() if route is not None else ""
         if route is not None and not wanted:
             raise InputError("Nearfar-Route is empty.", f"Use one of {', '.join(Route)}, or leave it away.")
         try:
-            call = read_call(operation, body, qos, policy, wanted)
+            form = FORMS.get(path, AsItCame)(body)
+            call = read_call(operation, form.body, qos, policy, wanted)
         except RecursionError:
             raise InputError("The body is nested too deeply.", "Send less deep JSON.") from None
         _check(operation, call)
@@ -106,21 +116,21 @@ class OpenAi:
         wished = call.view.nearfar.privacy
         if wished or stream:
             call = msgspec.structs.replace(call, qos=_stricter(qos, wished), conversation=stream)
-        return call
+        return form, call
 
-    async def _answer(self, call: TextCall, receive: Receive, send: Send) -> None:
+    async def _answer(self, form: Form, call: TextCall, receive: Receive, send: Send) -> None:
         with UntilLeft(receive):
             answer = await self._state.talker.answer(call)
         about = answer.about
-        body = with_about(answer.body, about)
+        body = form.whole(call, answer.body, about)
         self._state.talked(about)
         head = [_JSON, (b"content-length", b"%d" % len(body)), *about_headers(about)]
         await send({"type": "http.response.start", "status": 200, "headers": head})
         await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, call: TextCall, receive: Receive, send: Send) -> None:
+    async def _stream(self, form: Form, call: TextCall, receive: Receive, send: Send) -> None:
         state = self._state
-        out = Events(send, request_headers(call.id))
+        out = form.events(call, send)
         try:
             with UntilLeft(receive):
                 events = state.talker.stream(call)
@@ -166,6 +176,16 @@ class OpenAi:
             await respond(send, error)
             return
         await _send(send, 200, [_JSON], msgspec.json.encode(told))
+
+    async def _kept(self, scope: Scope, send: Send) -> None:
+        """A response that was made before: there is none."""
+        try:
+            self._state.authorize(scope["headers"])
+        except NearfarError as error:
+            await respond(send, error)
+            return
+        hint = "Keep what POST /v1/responses answers, and send the whole conversation in input."
+        await respond(send, NotFound("nearfar keeps no responses, so there is none to get or to delete.", hint))
 
 
 def _check(operation: Operation, call: TextCall) -> None:

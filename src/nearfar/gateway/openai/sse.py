@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from nearfar.gateway.body import Send
-from nearfar.gateway.openai.told import with_about
-from nearfar.language.call import About
+from nearfar.gateway.openai.told import request_headers, with_about
+from nearfar.language.call import About, TextCall
 
 KEEP_ALIVE = 15.0
 """Seconds without an event after which a comment tells the client, and what stands between, that work goes on."""
@@ -104,6 +104,19 @@ class Events:
             self._beating = self._loop.create_task(self._put(_COMMENT, True), name="keep alive")
             idle = 0.0
         self._timer = self._loop.call_later(max(KEEP_ALIVE - idle, KEEP_ALIVE / 100), self._beat)
+
+
+class AsItCame:
+    """The form of all paths but one: what comes in goes to the engine, and what that says goes out."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def whole(self, call: TextCall, answer: bytes, about: About) -> bytes:
+        return with_about(answer, about)
+
+    def events(self, call: TextCall, send: Send) -> Events:
+        return Events(send, request_headers(call.id))
 
 
 def _events(lines: bytes) -> bytes:
