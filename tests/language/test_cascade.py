@@ -187,5 +187,5 @@ def test_chunks_of_a_finished_answer() -> None:
     assert not any(b"\n" in chunk for chunk in chunks(json.dumps(raw).encode()))
     plain = {"object": "text_completion", "choices": [{"text": "a\nb", "finish_reason": "stop"}]}
     assert [json.loads(c)["choices"][0]["text"] for c in chunks(json.dumps(plain).encode())] == ["a\nb", ""]
-    with pytest.raises(InputError):
+    with pytest.raises(InferenceError):
         chunks(b"{}")

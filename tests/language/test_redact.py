@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nearfar.language.privacy.detector import find
 from nearfar.language.privacy.findings import Finding, Kind
 from nearfar.language.privacy.redact import LEAST_EVERYWHERE, MOST_VALUES, CannotRedact, Redaction, redact
-from nearfar.language.replies import StreamRestorer
+from nearfar.language.replies import StreamRestorer, restored
 
 VALUES = (
     "ada@example.org", "bob (at) example (dot) com", "+49 30 1234567", "DE89 3704 0044 0532 0130 00",
@@ -138,6 +138,22 @@ def test_only_what_may_become_a_placeholder_is_held_back() -> None:
 def test_in_the_arguments_of_a_tool_a_value_is_written_as_json_writes_it() -> None:
     restored = REDACTION.restore('{"to": "<EMAIL_12>"}', in_json=True)
     assert json.loads(restored) == {"to": 'q"\n'}
+
+
+def test_values_are_put_back_into_all_that_a_model_writes() -> None:
+    message = {"content": "To <EMAIL_1>.", "reasoning_content": "Ask <EMAIL_1>", "refusal": None}
+    told = json.loads(restored(json.dumps({"choices": [{"message": message}]}).encode(), REDACTION))
+    assert told["choices"][0]["message"] == {
+        "content": "To ada@example.org.", "reasoning_content": "Ask ada@example.org", "refusal": None,
+    }  # fmt: skip
+    restorer = StreamRestorer(REDACTION)
+    deltas = [{"reasoning_content": "Ask <EMA"}, {"reasoning_content": "IL_1>, "}, {"content": "To <EM"}, None]
+    pieces = []
+    for place, delta in enumerate(deltas):
+        choice = {"index": 0, "delta": delta, "finish_reason": "stop" if place == 3 else None}
+        pieces.append(json.loads(restorer.feed(json.dumps({"choices": [choice]}).encode()))["choices"][0]["delta"])
+    assert "".join(piece.get("reasoning_content", "") for piece in pieces) == "Ask ada@example.org, "
+    assert "".join(piece.get("content", "") for piece in pieces) == "To <EM"
 
 
 def test_arguments_that_are_cut_inside_of_a_placeholder_lose_nothing() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from nearfar.errors import Cancelled, InputError, NearfarError
+from nearfar.errors import Cancelled, InferenceError, InputError, NearfarError
 from nearfar.language.answer import Answer, Ask
 from nearfar.language.call import with_fields
 from nearfar.language.judge.model import Judge, Judgement
@@ -228,7 +228,7 @@ def chunks(raw: bytes) -> list[bytes]:
     """A finished chat completion or completion as the chunks of a stream, for a caller who asked for one: the whole
     text in the first, the finish reason in the second, and usage, where it was stated, in a third without choices.
 
-    Raises `InputError` when it is no such JSON.
+    Raises `InferenceError` when it is no such JSON: an engine or a far end wrote it.
     """
     try:
         whole = msgspec.json.decode(raw)
@@ -249,9 +249,7 @@ def chunks(raw: bytes) -> list[bytes]:
                 last = {"delta": {}}
             parts.append({**at, **last, "finish_reason": choice.get("finish_reason")})
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"That is no finished completion ({type(error).__name__}).", "Pass the JSON of one whole answer."
-        ) from error
+        raise InferenceError(f"The model gave no finished answer ({type(error).__name__}).", "Ask again.") from error
     made = [{**head, "choices": [part]} for part in parts]
     if whole.get("usage"):
         made.append({**head, "choices": [], "usage": whole["usage"]})

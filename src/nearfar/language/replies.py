@@ -82,6 +82,10 @@ def without_bill(data: bytes) -> bytes:
     return msgspec.json.encode(raw)
 
 
+_WRITTEN = ("content", "reasoning_content", "refusal")
+"""Fields of a message that a model writes."""
+
+
 def restored(data: bytes, redaction: Redaction) -> bytes:
     """A whole answer with the values put back in every text that the far end wrote."""
     answer: dict[str, Any] = msgspec.json.decode(data)
@@ -90,8 +94,9 @@ def restored(data: bytes, redaction: Redaction) -> bytes:
             choice["text"] = redaction.restore(choice["text"])
         message = choice.get("message")
         if isinstance(message, dict):
-            if isinstance(message.get("content"), str):
-                message["content"] = redaction.restore(message["content"])
+            for name in _WRITTEN:
+                if isinstance(message.get(name), str):
+                    message[name] = redaction.restore(message[name])
             for call in message.get("tool_calls") or ():
                 function = call.get("function") or {}
                 if isinstance(function.get("arguments"), str):
@@ -104,20 +109,19 @@ class StreamRestorer:
 
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
-        self._texts: dict[int, Restorer] = {}
+        self._texts: dict[tuple[int, str], Restorer] = {}
         self._arguments: dict[tuple[int, int], Restorer] = {}
 
     def feed(self, line: bytes) -> bytes:
         chunk: dict[str, Any] = msgspec.json.decode(line)
         for choice in chunk.get("choices") or ():
             index = choice.get("index", 0)
-            restorer = self._texts.setdefault(index, self._redaction.restorer())
-            holder, name = (choice, "text") if "text" in choice else (choice.setdefault("delta", {}), "content")
-            text = holder.get(name)
-            if isinstance(text, str):
-                holder[name] = restorer.feed(text)
-            if choice.get("finish_reason") and (rest := restorer.finish()):
-                holder[name] = (holder.get(name) or "") + rest
+            if "text" in choice:
+                self._restore(index, "text", choice, choice)
+            else:
+                holder = choice["delta"] = choice.get("delta") or {}
+                for name in _WRITTEN:
+                    self._restore(index, name, holder, choice)
             for call in (choice.get("delta") or {}).get("tool_calls") or ():
                 function = call.get("function") or {}
                 if isinstance(function.get("arguments"), str):
@@ -127,6 +131,13 @@ class StreamRestorer:
             if choice.get("finish_reason"):
                 self._end_arguments(index, choice)
         return msgspec.json.encode(chunk)
+
+    def _restore(self, index: int, name: str, holder: dict[str, Any], choice: dict[str, Any]) -> None:
+        text, key = holder.get(name), (index, name)
+        if isinstance(text, str):
+            holder[name] = self._texts.setdefault(key, self._redaction.restorer()).feed(text)
+        if choice.get("finish_reason") and key in self._texts and (rest := self._texts[key].finish()):
+            holder[name] = (holder.get(name) or "") + rest
 
     def _end_arguments(self, index: int, choice: dict[str, Any]) -> None:
         """An answer that was cut at its longest may end inside of the arguments, with something held back."""
