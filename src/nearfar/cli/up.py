@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearfar.cli.common import Config, Fleet, Home, Join, console, escape, fleet_flags, in_loop, settings
+from nearfar.cli.common import Config, Fleet, Home, Join, console, fleet_flags, in_loop, settings
 
 if TYPE_CHECKING:
     from nearfar.gateway.server import Gateway
@@ -107,17 +107,6 @@ def model_names(store: Store, wanted: list[str]) -> list[str]:
     return names
 
 
-def with_far_ends(store: Store, names: list[str]) -> list[str]:
-    """These models, and every far end of this machine whose key is at hand; for the others, prints what is missing."""
-    from nearfar.language.far import servable
-
-    far = servable(store)
-    for name, why in far.refused.items():
-        if name not in names:
-            console(error=True).print(f"[yellow]The far end {name} is not served[/]: {escape(why)}")
-    return [*names, *(name for name in far.names if name not in names)]
-
-
 async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = False) -> None:
     """Until cancelled. The gateway's port is taken first: a port that is busy must not start anything else."""
     import asyncio
@@ -132,6 +121,7 @@ async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = Fal
     from nearfar.gateway.server import Address, Gateway
     from nearfar.gateway.state import Limits, State
     from nearfar.language.director import Director
+    from nearfar.language.farwatch import FarWatch
     from nearfar.language.keeping import Keeping
     from nearfar.language.privacy.policy import Keyring
     from nearfar.language.talker import Talker
@@ -139,15 +129,16 @@ async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = Fal
     from nearfar.node.assemble import assemble
     from nearfar.node.identity import Claim, Running, node_id
     from nearfar.node.inventory import take_isolated
-    from nearfar.types.ids import ModelName
+    from nearfar.node.plan import Wanted
 
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task.cancelling() or task.cancel())
     policy = placement_policy(settings)
     store = Store(settings.home / "models")
-    names = with_far_ends(store, model_names(store, wanted or list(settings.node.models)))
+    names = model_names(store, wanted or list(settings.node.models))
     node = node_id(settings.home, settings.node.id)
+    watch = FarWatch(store, node, names)
     claim = Claim(settings.home, node)
     gateway: Gateway | None = None
     try:
@@ -171,10 +162,12 @@ async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = Fal
             await parts.agent.start()
             reached = Running(node, os_pid(), settings.mesh.fleet, parts.endpoints, gateway.url)
             claim.tell(reached)
-            parts.agent.desire([ModelName(n) for n in names])
+            chosen = watch.look() or Wanted()
+            parts.agent.desire(chosen)
+            parts.agent.look_again = watch.look
             if as_json:
                 print(msgspec.json.encode(reached).decode(), flush=True)
-            _greet(settings, node, gateway.url, parts.endpoints, names)
+            _greet(settings, node, gateway.url, parts.endpoints, list(chosen.models))
             gc.collect()
             gc.freeze()  # what stands now stays: no collection during a request need look at it again
             await parts.agent.run()
