@@ -107,6 +107,19 @@ def running(home: Path) -> list[Running]:
     return [entry for entry in found if _is_alive(entry.pid)]
 
 
+def coming(home: Path) -> list[NodeId]:
+    """The nodes of this home folder that have begun to start, and do not say yet how they are reached."""
+    found = []
+    for path in sorted((home / "run").glob("*.json")):
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not file.read(1):
+                    found.append(NodeId(path.stem))
+    return found
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
