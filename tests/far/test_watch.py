@@ -12,6 +12,7 @@ import pytest
 from nearfar.language import far
 from nearfar.language.farwatch import FarWatch
 from nearfar.models.store import Store
+from nearfar.node.identity import write_later
 from nearfar.node.plan import Wanted
 from nearfar.runtimes.remote.description import FarEnd
 from nearfar.types.ids import ModelName
@@ -24,8 +25,9 @@ KEYED = FarEnd(base_url="https://far.example/v1", model="m", price_in=1, price_o
 class World:
     def __init__(self, folder: Path, *models: str) -> None:
         self.store = Store(folder / "models")
+        self.later = folder / "pi.serve"
         self.environment: dict[str, str] = {}
-        self.watch = FarWatch(Store(folder / "models"), "pi", models or ("yard",), self.environment)
+        self.watch = FarWatch(Store(folder / "models"), "pi", models or ("yard",), self.later, self.environment)
         self.first = self.look()
 
     def look(self) -> Wanted:
@@ -163,6 +165,17 @@ def test_a_key_file_that_is_replaced(world: World, tmp_path: Path) -> None:
     assert world.look().revisions[LARGE] != one.revisions[LARGE]
     shutil.rmtree(world.store.root)
     assert world.watch.look() is None, "a disk that is not there removes nothing"
+
+
+def test_models_that_are_asked_for_later(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    write_later(world.later, ("other", "yard"))
+    assert world.look().models == ("yard", "other")
+    far.add(world.store, "large", FREE)
+    assert world.look().models == ("yard", "other", "large")
+    world.later.write_bytes(b"other\n\xff\xfe")
+    assert world.watch.look() is None and "stays as it was" in caplog.text
+    write_later(world.later, ())
+    assert world.look().models == ("yard", "large")
 
 
 def _write(root: Path) -> None:

@@ -34,10 +34,11 @@ _Check = Callable[["Snapshot", str, "Seconds"], "Taken | None"]
 """What a node has made of the change; None while that is not known."""
 
 
-def added(chosen: Settings, name: str, revision: str) -> list[Taken]:
-    """Wait until every node that runs in this home folder serves the model `name`, from the file with this digest, or
-    says why not. Empty when none runs."""
+def added(chosen: Settings, name: str, revision: str = "", node: str = "") -> list[Taken]:
+    """Wait until every node that runs in this home folder (or only `node`) serves the model `name`, from the file with
+    this digest if one is given, or says why not. Empty when none runs."""
     from nearfar.fleet.health import health
+    from nearfar.fleet.snapshot import FRESH
     from nearfar.types.ids import ModelName, NodeId, service_id
     from nearfar.types.telemetry import REVISION, ServiceState
 
@@ -46,21 +47,21 @@ def added(chosen: Settings, name: str, revision: str) -> list[Taken]:
     def check(snapshot: Snapshot, node: str, now: Seconds) -> Taken | None:
         service = service_id(NodeId(node), ModelName(name))
         view = snapshot.services.get(service)
-        if view is None or view.report.revision != revision[:REVISION]:
+        if view is None or (revision and view.report.revision != revision[:REVISION]):
             return None
         if health(snapshot, service, now)[0].may_be_asked:
             return Taken(node, True)
-        if view.report.state is not ServiceState.FAILED:
+        if view.report.state is not ServiceState.FAILED or now - view.heard > FRESH:
             failing.pop(node, None)
         elif now - failing.setdefault(node, now) >= SURE:
             return Taken(node, False, view.report.reason)
         return None
 
-    return _ask_nodes(chosen, check, f"it has not taken it up within {PATIENCE:g} s; see `nearfar services`")
+    return _ask_nodes(chosen, check, f"it has not taken it up within {PATIENCE:g} s; see `nearfar services`", node)
 
 
-def removed(chosen: Settings, name: str) -> list[Taken]:
-    """Wait until no node that runs in this home folder serves the model any more."""
+def removed(chosen: Settings, name: str, node: str = "") -> list[Taken]:
+    """Wait until no node that runs in this home folder (or only `node`) serves the model any more."""
     from nearfar.types.ids import ModelName, NodeId, service_id
     from nearfar.types.telemetry import ServiceState
 
@@ -69,7 +70,7 @@ def removed(chosen: Settings, name: str) -> list[Taken]:
         serves = view is not None and (view.alive or view.report.state is ServiceState.STARTING)
         return None if serves else Taken(node, True)
 
-    return _ask_nodes(chosen, check, f"it still serves it after {PATIENCE:g} s; see `nearfar services`")
+    return _ask_nodes(chosen, check, f"it still serves it after {PATIENCE:g} s; see `nearfar services`", node)
 
 
 def as_json(taken: list[Taken]) -> list[dict[str, Any]]:
@@ -86,10 +87,10 @@ def tell(taken: list[Taken], done: str, undone: str) -> None:
             out.print(f"[yellow]Node {one.node} {undone}[/]: {escape(one.reason)}")
 
 
-def _ask_nodes(chosen: Settings, check: _Check, late: str) -> list[Taken]:
+def _ask_nodes(chosen: Settings, check: _Check, late: str, node: str) -> list[Taken]:
     from nearfar.node.identity import running
 
-    nodes = running(chosen.home)
+    nodes = [entry for entry in running(chosen.home) if node in ("", entry.node)]
     if not nodes:
         return []
     return in_loop(_ask_fleets(chosen, nodes, check, late))

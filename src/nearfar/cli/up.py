@@ -146,14 +146,16 @@ async def _run_as(node: NodeId, claim: Claim, settings: Settings, wanted: list[s
     from nearfar.language.talker import Talker
     from nearfar.models.store import Store
     from nearfar.node.assemble import assemble
-    from nearfar.node.identity import Running
+    from nearfar.node.identity import Running, asked_later
     from nearfar.node.inventory import take_isolated
     from nearfar.node.plan import Wanted
 
     policy = placement_policy(settings)
     store = Store(settings.home / "models")
     names = model_names(store, wanted or list(settings.node.models))
-    watch = FarWatch(store, node, names)
+    later = asked_later(settings.home, node)
+    later.unlink(missing_ok=True)  # what the run before was asked for
+    watch = FarWatch(store, node, names, later)
     gate = settings.gateway
     keys = read_keys(gate.api_key_file)
     address = Address(gate.host, gate.port, gate.tls_cert, gate.tls_key)

@@ -1,4 +1,5 @@
-"""What a node serves while it runs: the models it was told to, and the far ends of its home folder as they come and go.
+"""What a node serves while it runs: the models it was started with, those it is asked for since (`nearfar models
+serve`), and the far ends of its home folder as they come and go.
 
 `FarWatch.look` is asked twice a second and answers at once while nothing has changed: it costs a `stat` of every
 manifest and of every key file. What cannot be read, or is half written, leaves its far end as it was, and is said once.
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from nearfar.errors import ModelError, RuntimeUnavailable
+from nearfar.errors import ModelError, RuntimeUnavailable, StoreError
 from nearfar.language.far import VARIANT, is_far
 from nearfar.models.manifest import Manifest
 from nearfar.models.store import Store
+from nearfar.node.identity import read_later
 from nearfar.node.plan import Wanted
 from nearfar.runtimes.remote.description import FarEnd, read, read_key
 from nearfar.types.ids import ModelName
@@ -55,13 +57,20 @@ class FarWatch:
     """Used by one thread at a time. What is wrong is logged, never raised."""
 
     def __init__(
-        self, store: Store, node: str, models: Sequence[str], environment: Mapping[str, str] | None = None
+        self,
+        store: Store,
+        node: str,
+        models: Sequence[str],
+        later: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`models`: what the node was told to serve, far ends or not. Keys are read from `environment`, which is that
-        of this process, as its services inherit it."""
+        """`models`: what the node was started with, far ends or not; `later`: the file of those it is asked for since.
+        Keys are read from `environment`, which is that of this process, as its services inherit it."""
         self._store = store
         self._node = node
         self._models = tuple(map(ModelName, models))
+        self._later = later
+        self._asked: tuple[str, ...] = ()
         self._environment = os.environ if environment is None else environment
         self._ends: Mapping[str, _End] = {}
         self._seen: tuple[_Stamp, ...] | None = None
@@ -79,9 +88,13 @@ class FarWatch:
         troubles: set[str] = set()
         self._unread = False
         self._ends = self._read(troubles)
+        try:
+            self._asked = read_later(self._later) if self._later is not None else ()
+        except StoreError as error:
+            troubles.add(str(error))
         self._seen = None if troubles or self._unread else seen
         for trouble in sorted(troubles - self._told):
-            log.warning("%s: this far end stays as it was: %s", self._node, trouble)
+            log.warning("%s: what it serves stays as it was: %s", self._node, trouble)
         self._told = frozenset(troubles)
         wanted = self._wanted()
         if wanted == self._given:
@@ -98,6 +111,8 @@ class FarWatch:
             found = []
         except OSError:
             return None
+        if self._later is not None:
+            found.append(_stamp(str(self._later)))
         keys = [_stamp(end.key.path) for end in self._ends.values() if end.key is not None]
         return tuple(sorted((*found, *keys), key=lambda stamp: stamp.path))
 
@@ -153,7 +168,8 @@ class FarWatch:
     def _wanted(self) -> Wanted:
         able = [ModelName(name) for name, end in sorted(self._ends.items()) if not end.refusal]
         refused = {ModelName(name): end.refusal for name, end in self._ends.items() if end.refusal}
-        told = [name for name in self._models if name not in refused]
+        told = [name for name in (*self._models, *map(ModelName, self._asked)) if name not in refused]
+        told = list(dict.fromkeys(told))
         revisions = {ModelName(name): end.revision for name, end in self._ends.items()}
         return Wanted((*told, *(name for name in able if name not in told)), revisions, refused)
 
