@@ -159,6 +159,8 @@ def test_a_key_file_that_is_replaced(world: World, tmp_path: Path) -> None:
     key.write_text("k-1\n")
     one = world.look()
     assert one.models == ("yard", "large")
+    key.write_text("k-1\n\n")
+    assert world.watch.look() is None, "it is the same key"
     key.write_text("")
     assert world.watch.look() is None, "it is being written: who runs has read it"
     key.write_text("k-another")

@@ -7,6 +7,7 @@ manifest and of every key file. What cannot be read, or is half written, leaves 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -41,16 +42,17 @@ class _End(msgspec.Struct, frozen=True):
 
     sha256: str
     """Of its description."""
-    key: _Stamp | None = None
+    key_file: _Stamp | None = None
     """Of the file that holds its key, if one does."""
+    key: str = ""
+    """A digest of the key itself, salted for this process."""
     refusal: str = ""
     """Why it cannot be served; "" when it can."""
 
     @property
     def revision(self) -> str:
         """Another one when a service would do another thing: its description or its key is another."""
-        key = self.key
-        return f"{self.sha256} {key.inode} {key.changed} {key.size}" if key else self.sha256
+        return f"{self.sha256} {self.key}"
 
 
 class FarWatch:
@@ -72,6 +74,7 @@ class FarWatch:
         self._later = later
         self._asked: tuple[str, ...] = ()
         self._environment = os.environ if environment is None else environment
+        self._salt = os.urandom(32)
         self._ends: Mapping[str, _End] = {}
         self._seen: tuple[_Stamp, ...] | None = None
         """What there was at the last look; None: read again, whatever there is."""
@@ -113,7 +116,7 @@ class FarWatch:
             return None
         if self._later is not None:
             found.append(_stamp(str(self._later)))
-        keys = [_stamp(end.key.path) for end in self._ends.values() if end.key is not None]
+        keys = [_stamp(end.key_file.path) for end in self._ends.values() if end.key_file is not None]
         return tuple(sorted((*found, *keys), key=lambda stamp: stamp.path))
 
     def _read(self, troubles: set[str]) -> Mapping[str, _End]:
@@ -136,7 +139,7 @@ class FarWatch:
                 known = before.get(manifest.name)
                 if known is None or known.refusal:
                     self._unread = True
-                    ends[manifest.name] = _End(manifest.variant(VARIANT).sha256, None, str(error))
+                    ends[manifest.name] = _End(manifest.variant(VARIANT).sha256, refusal=str(error))
                 else:
                     troubles.add(str(error))
                     ends[manifest.name] = known
@@ -145,16 +148,19 @@ class FarWatch:
     def _end(self, manifest: Manifest, troubles: set[str]) -> _End:
         sha256 = manifest.variant(VARIANT).sha256
         far = read(self._store.get(manifest.name).open(VARIANT))
-        key = _stamp(str(Path(far.key_file).expanduser())) if far.key_file else None
+        file = _stamp(str(Path(far.key_file).expanduser())) if far.key_file else None
         try:
-            read_key(far, self._environment)
+            key = read_key(far, self._environment)
         except RuntimeUnavailable as error:
             before = self._ends.get(manifest.name)
             if before is not None and not before.refusal and before.sha256 == sha256:
                 troubles.add(str(error))  # its key file is being written, or lost: who runs has read it
                 return before
-            return _End(sha256, key, self._refusal(far, error))
-        return _End(sha256, key)
+            return _End(sha256, file, refusal=self._refusal(far, error))
+        return _End(sha256, file, self._digest(key.value) if key is not None else "")
+
+    def _digest(self, key: str) -> str:
+        return hashlib.blake2b(key.encode(), key=self._salt, digest_size=16).hexdigest()
 
     def _refusal(self, far: FarEnd, error: RuntimeUnavailable) -> str:
         name = far.key_env
