@@ -49,10 +49,10 @@ def test_run_and_watch_wait_for_a_node_and_its_model(lab: Lab, tmp_path: Path) -
 def until_told(command: subprocess.Popen[str], what: str) -> None:
     """Read its standard error until it says so."""
     assert command.stderr is not None
-    line = ""
-    while what not in line:
-        line = command.stderr.readline()
-        assert line, f"it never said: {what}"
+    lines = [""]
+    while what not in lines[-1]:
+        lines.append(command.stderr.readline())
+        assert lines[-1], f"it never said: {what}\n{''.join(lines)}"
 
 
 def test_a_model_that_takes_its_time_is_waited_for_and_told_once(lab: Lab, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +23,31 @@ if TYPE_CHECKING:
 LIMIT = 30.0
 """Seconds that a command waits at most; then it goes on, and says what is wrong."""
 LOOK_EVERY = 0.1
+BETWEEN = 2.0
+"""Seconds between the word of a service's start and that of its being there, at most."""
 _TENSORS = frozenset({"onnx", "litert", "openvino", "fake"})
 """Engines that never talk."""
 
 
 class Patience:
-    """Says once what is awaited."""
+    """Says once what is awaited, and knows what was seen to start."""
 
     def __init__(self, limit: float = LIMIT) -> None:
         self._end = time.monotonic() + limit
         self._told = False
+        self._seen: dict[str, float] = {}
+
+    def awaited(self, states: Iterable[tuple[str, str]]) -> list[str]:
+        """Of (service, state) those that are starting, and those that just were: a service says that it is ready a
+        moment before, or after, the mesh says that it is there, and counts as gone or stale between."""
+        now, found = time.monotonic(), []
+        for service, state in states:
+            if state == "starting":
+                self._seen[service] = now
+            between = state in ("gone", "stale") and service in self._seen and now - self._seen[service] < BETWEEN
+            if state == "starting" or between:
+                found.append(service)
+        return found
 
     def more(self, awaited: str) -> bool:
         """Whether to wait on; `awaited` is told the first time, such as "yard is starting on pi"."""
@@ -72,7 +87,7 @@ async def connected(chosen: Settings, *, reachable: bool = False) -> AsyncIterat
 
 async def until_service(client: Client, model: str, qos: Qos) -> None:
     """Return once a service may take the request, or none of those that could is starting any more."""
-    from nearfar.types.ids import ModelName, node_of
+    from nearfar.types.ids import ModelName, ServiceId, node_of
     from nearfar.types.request import Privacy, Request
 
     only = qos.node or (client.me if qos.privacy is Privacy.LOCAL else None)
@@ -81,18 +96,20 @@ async def until_service(client: Client, model: str, qos: Qos) -> None:
         decision = client.decide(Request(ModelName(model), client.me, qos=qos))
         if decision.chosen is not None:
             return
-        nodes = [node_of(r.subject) for r in decision.refusals if r.code == "starting"]  # type: ignore[arg-type]
-        nodes = [node for node in nodes if only in (None, node)]
+        services = patience.awaited((refusal.subject, refusal.code) for refusal in decision.refusals)
+        # A node of which nothing is known but that it is there has not told yet what starts on it.
+        silent = [node for node, view in client.snapshot().nodes.items() if view.alive and view.report is None]
+        nodes = [node for node in (*map(node_of, map(ServiceId, services)), *silent) if only in (None, node)]
         if not nodes or not patience.more(f"{model} is starting on {', '.join(nodes)}"):
             return
         await asyncio.sleep(LOOK_EVERY)
 
 
 def talkers(services: Sequence[dict[str, Any]], model: str, route: str) -> list[dict[str, Any]]:
-    """Of the services of a fleet (`GET /v1/fleet`) those that are starting and may answer a prompt for this model, or
-    for "auto" by this route (auto, near, far). The engine of one that starts is not known at once: "" may be any.
+    """Of the services of a fleet (`GET /v1/fleet`) those that may answer a prompt for this model, or for "auto" by this
+    route (auto, near, far). The engine of one that is only starting is not known at once: "" may be any.
 
-    >>> rows = [{"service": "pi/a", "model": "a", "health": "starting", "runtime": "remote"}]
+    >>> rows = [{"service": "pi/a", "model": "a", "runtime": "remote"}]
     >>> [len(talkers(rows, model, route)) for model, route in (("auto", "far"), ("auto", "near"), ("a", "auto"))]
     [1, 0, 1]
     """
@@ -105,17 +122,20 @@ def talkers(services: Sequence[dict[str, Any]], model: str, route: str) -> list[
         far = engine in FAR_RUNTIMES
         return not engine or (engine not in _TENSORS and (route == "auto" or far == (route == "far")))
 
-    return [row for row in services if row["health"] == "starting" and may_answer(row)]
+    return [row for row in services if may_answer(row)]
 
 
 def until_talker(look: Callable[[], list[dict[str, Any]]], patience: Patience) -> bool:
-    """Wait while services are starting that `look` returns; false when there was none, or patience has ended."""
-    first = look()
-    names = {row["service"] for row in first}
-    told = ", ".join(f"{row['model']} is starting on {row['node']}" for row in first)
+    """Wait until one of the services that are starting has started, or ended; false when none is, or patience ended."""
+
+    def starting() -> set[str]:
+        return set(patience.awaited((row["service"], row["health"]) for row in look()))
+
+    names = starting()
+    told = ", ".join(f"{name.partition('/')[2]} is starting on {name.partition('/')[0]}" for name in sorted(names))
     if not names or not patience.more(told):
         return False
-    while names <= {row["service"] for row in look()}:
+    while names <= starting():
         if not patience.more(told):
             return False
         time.sleep(2 * LOOK_EVERY)
