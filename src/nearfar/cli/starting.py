@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LIMIT = 30.0
 """Seconds that a command waits at most; then it goes on, and says what is wrong."""
 LOOK_EVERY = 0.1
+REPORTED = 1.2
+"""Seconds in which a node reports twice what starts on it."""
 BETWEEN = 2.0
 """Seconds between the word of a service's start and that of its being there, at most."""
 _TENSORS = frozenset({"onnx", "litert", "openvino", "fake"})
@@ -50,9 +52,11 @@ class Patience:
         return found
 
     def more(self, awaited: str) -> bool:
-        """Whether to wait on; `awaited` is told the first time, such as "yard is starting on pi"."""
+        """Whether to wait on; `awaited` is told the first time, such as "yard is starting on pi"; "" tells nothing."""
         if time.monotonic() >= self._end:
             return False
+        if not awaited:
+            return True
         if not self._told:
             console(error=True).print(f"[dim]{escape(awaited)}; waiting[/]", soft_wrap=True)
         self._told = True
@@ -92,15 +96,22 @@ async def until_service(client: Client, model: str, qos: Qos) -> None:
 
     only = qos.node or (client.me if qos.privacy is Privacy.LOCAL else None)
     patience = Patience()
+    told_by = time.monotonic() + REPORTED
     while True:
         decision = client.decide(Request(ModelName(model), client.me, qos=qos))
         if decision.chosen is not None:
             return
         services = patience.awaited((refusal.subject, refusal.code) for refusal in decision.refusals)
-        # A node of which nothing is known but that it is there has not told yet what starts on it.
-        silent = [node for node, view in client.snapshot().nodes.items() if view.alive and view.report is None]
-        nodes = [node for node in (*map(node_of, map(ServiceId, services)), *silent) if only in (None, node)]
-        if not nodes or not patience.more(f"{model} is starting on {', '.join(nodes)}"):
+        # A node that was heard of just now may not have told yet, or not to us, what starts on it.
+        silent = [
+            node
+            for node, view in client.snapshot().nodes.items()
+            if view.alive and (view.report is None or (model in view.report.models and time.monotonic() < told_by))
+        ]
+        starting = [node for node in map(node_of, map(ServiceId, services)) if only in (None, node)]
+        if not starting and not any(only in (None, node) for node in silent):
+            return
+        if not patience.more(f"{model} is starting on {', '.join(starting)}" if starting else ""):
             return
         await asyncio.sleep(LOOK_EVERY)
 
