@@ -232,14 +232,19 @@ class Ledger:
         `LedgerError`."""
         return sum(total.cost + total.cost_maybe for total in self.totals(day) if total.currency == currency)
 
-    def means(self, far_end: str, cost: float, milliseconds: float) -> tuple[float, float]:
-        """Mean cost and time in milliseconds of the last `RECENT` answers of a far end; what was given while there is
-        none. Raises `LedgerError`."""
-        asked = "SELECT cost, milliseconds FROM attempts WHERE far_end = ? AND outcome = 'ok' ORDER BY id DESC LIMIT ?"
-        rows = self._read(asked, (far_end, RECENT))
+    def means(self, far_end: str, model: str, prices: tuple[float, float]) -> tuple[float, float] | None:
+        """Mean cost, at these `prices` per million tokens in and out, and mean time in milliseconds: of those of the
+        last `RECENT` answers of a far end that `model` gave, None while there is none. What was paid at another price,
+        or for another model of that name, says nothing of the next call. Raises `LedgerError`."""
+        asked = (
+            "SELECT * FROM (SELECT model, tokens_in, tokens_out, milliseconds FROM attempts "
+            "WHERE far_end = ? AND outcome = 'ok' ORDER BY id DESC LIMIT ?) WHERE model = ?"
+        )
+        rows = self._read(asked, (far_end, RECENT, _bounded(model)))
         if not rows:
-            return cost, milliseconds
-        return tuple(sum(float(row[name]) for row in rows) / len(rows) for name in ("cost", "milliseconds"))  # type: ignore[return-value]
+            return None
+        costs = [price(row["tokens_in"], row["tokens_out"], *prices) for row in rows]
+        return sum(costs) / len(rows), sum(float(row["milliseconds"]) for row in rows) / len(rows)
 
     def close(self) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from tests.cli.commands import finish, nearfar, start
 from tests.runtimes import tiny
 
 VERBS = ["up", "nodes", "services", "models", "run", "watch", "streams", "explain", "devices"]
-SUBVERBS = ["add", "pull", "show", "remove"]
+SUBVERBS = ["add", "pull", "show", "remove", "serve", "unserve"]
 
 
 @pytest.fixture

@@ -74,10 +74,13 @@ def test_totals_are_by_far_end_and_currency(tmp_path: Path) -> None:
 
 def test_the_expected_price_is_that_of_the_last_answers(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite3")
-    assert ledger.means("large", 0.5, 7.0) == (0.5, 7.0)
+    model, prices = ATTEMPT.model, (ATTEMPT.price_in, ATTEMPT.price_out)
+    assert ledger.means("large", model, prices) is None
     for outcome in (Outcome.OK, Outcome.NOT_BILLED, Outcome.CUT):
         ledger.end(ledger.begin(ATTEMPT), ATTEMPT, msgspec.structs.replace(OK, outcome=outcome))
-    assert ledger.means("large", 0.5, 7.0) == pytest.approx((680e-6, 20.0))
+    assert ledger.means("large", model, prices) == pytest.approx((680e-6, 20.0))
+    assert ledger.means("large", model, (10 * prices[0], 10 * prices[1])) == pytest.approx((6800e-6, 20.0))
+    assert ledger.means("large", "another", prices) is None, "what stood there before says nothing of what stands now"
     ledger.close()
 
 

@@ -15,7 +15,7 @@ from nearfar.mesh.memory import Ether, MemoryMesh
 from nearfar.node import agent as agent_module
 from nearfar.node import keys
 from nearfar.node.agent import Agent, Usage, unknown_device
-from nearfar.node.plan import Phase
+from nearfar.node.plan import Phase, Wanted
 from nearfar.node.prober import answer_ping
 from nearfar.node.spec import Milestone, ServiceSpec, Word
 from nearfar.types.ids import ModelName, NodeId
@@ -272,6 +272,46 @@ def test_a_store_that_cannot_be_read_does_not_end_the_node() -> None:
             assert w.nodes[-1].models == (YARD,) and w.running is not None and not w.running.done()
             w.models = ()
             await until(lambda: w.nodes[-1].models == (), "what is in the store again is told")
+
+    asyncio.run(body())
+
+
+def test_what_changes_is_started_again_and_nothing_else(children: list[FakeChild]) -> None:
+    far, other = ModelName("far"), ModelName("other")
+
+    async def body() -> None:
+        async with world() as w:
+            asked: list[Wanted | Exception | None] = []
+
+            def look() -> Wanted | None:
+                found = asked.pop(0) if asked else None
+                if isinstance(found, Exception):
+                    raise found
+                return found
+
+            w.agent.look_again = look
+            await w.start(YARD)
+            await until(lambda: len(children) == 1, "it is started")
+            children[0].ready()
+            asked.append(Wanted((YARD, far), {far: "1"}, {other: "no key"}))
+            await until(lambda: len(children) == 2, "what came is started")
+            children[1].ready()
+            await until(lambda: w.phase(far) is Phase.READY, "and serves")
+            await until(lambda: any(s.model == other and s.reason == "no key" for s in w.services), "so is a refusal")
+            asked += [OSError("the disk is gone"), Wanted((YARD, far), {far: "1"})]
+            await until(lambda: not asked, "nothing has changed")
+            asked.append(Wanted((YARD, far), {far: "2"}))
+            await until(lambda: len(children) == 3, "what changed is started again")
+            assert children[1].stopped and not children[1].killed
+            children[2].end("wrong price")
+            await until(lambda: w.phase(far) is Phase.DOWN, "it fails")
+            asked.append(Wanted((YARD, far), {far: "3"}))
+            await until(lambda: w.agent.status[far].revision == "3", "what was put right is started")
+            assert w.agent.status[far].failures == 0
+            await until(lambda: w.phase(far) is Phase.STARTING and far in w.agent._children, "its process is there")
+            asked.append(Wanted((YARD,)))
+            await until(lambda: w.phase(far) is None, "what went is forgotten")
+            assert children[-1].stopped and not children[0].stopped and w.phase() is Phase.READY
 
     asyncio.run(body())
 

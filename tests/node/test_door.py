@@ -8,16 +8,18 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nearfar.errors import Unreachable
 from nearfar.mesh import door
-from nearfar.mesh.base import MAX_MESSAGE, Buffer, Call
+from nearfar.mesh.base import MAX_MESSAGE, Buffer, Call, Message
 from nearfar.mesh.door import _CALL, _FRAME, _LAST, _MAX_HEAD, _ROOM, Door, Way, _Frames, _NotOurs, address, find
+from nearfar.mesh.exchange import Exchange
 from tests.waiting import until, until_now
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="doors are abstract Unix sockets, which Linux has")
@@ -249,3 +251,30 @@ def test_a_caller_that_does_not_read_is_let_go_and_the_others_are_answered(serve
         server.held[0].reply(b"", [bytes(30_000_000)])  # returns, though nobody reads
         assert server.works()
         until_now(lambda: not server.door._callers, "the door has let it go")
+
+
+def test_what_a_server_said_last_is_read_before_it_counts_as_gone() -> None:
+    """Its token may vanish for us before our loop, which was busy, has read the socket."""
+
+    async def body() -> None:
+        fleet = uuid.uuid4().hex
+        called: list[Call] = []
+        opened = Door(fleet, KEY, called.append)
+        exchange = Exchange(lambda *_: None, lambda *_: None, lambda _: {"one"}, lambda *sent: near(*sent))
+        way = await find(fleet, KEY, exchange.deliver_now, lambda: None)
+        assert way is not None
+
+        def near(_: str, number: int, head: bytes, parts: Sequence[Buffer]) -> bool:
+            way.send(number, head, parts)
+            return True
+
+        answers = [asyncio.create_task(exchange.request(KEY, b"", [b""], 20.0)) for _ in range(2)]
+        await until(lambda: len(called) == 2, "it is asked")
+        called[0].reply(b"head", [b"body"])  # no turn of our loop from here on
+        opened.close()
+        exchange.lost(KEY, "one")
+        answered, vanished = await asyncio.gather(*answers, return_exceptions=True)
+        assert isinstance(answered, Message) and bytes(answered.body) == b"body"
+        assert isinstance(vanished, Unreachable) and vanished.vanished
+
+    asyncio.run(body())

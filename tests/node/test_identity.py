@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.errors import DuplicateNode, StoreError
-from nearfar.node.identity import Claim, Running, node_id, running
+from nearfar.node.identity import Claim, Running, coming, node_id, running
 from nearfar.types.ids import NodeId, is_name
 from tests.waiting import until_now
 
@@ -37,7 +37,9 @@ def test_a_running_node_is_found_until_it_ends(tmp_path: Path) -> None:
     assert running(tmp_path) == []
     claim = Claim(tmp_path, PI)
     assert running(tmp_path) == [], "claimed, but it did not say yet where it is"
+    assert coming(tmp_path) == [PI], "it is on its way"
     claim.tell(told())
+    assert coming(tmp_path) == []
     assert running(tmp_path) == [told()]
     claim.tell(told())
     assert running(tmp_path) == [told()], "told twice is told once"

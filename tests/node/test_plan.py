@@ -103,6 +103,28 @@ def test_it_converges_to_what_is_wanted(desired: list[ModelName], actual: dict[M
     assert plan(desired, world, now, LIMIT) == ()
 
 
+def test_what_is_of_another_revision_is_stopped_and_what_is_down_need_not_wait() -> None:
+    one, other = MODELS[:2]
+    wanted = {one: "2", other: "1"}
+    for phase in Phase:
+        world = {
+            one: Status(one, phase, Seconds(0.0), 5, revision="1"),
+            other: Status(other, phase, Seconds(0.0), 5, revision="1"),
+        }
+        first, second = (
+            tuple(a for a in plan(MODELS[:2], world, Seconds(1.0), LIMIT, revisions=wanted) if a.model == model)
+            for model in (one, other)
+        )
+        assert second == (), "what is as it was is left alone"
+        match phase:
+            case Phase.STARTING | Phase.READY:
+                assert first == (Stop(one),)
+            case Phase.DOWN:
+                assert first == (Start(one),)
+            case Phase.STOPPING:
+                assert first == ()
+
+
 def test_what_hangs_in_start_or_stop_and_what_eats_memory_is_killed_with_the_figures() -> None:
     model = MODELS[0]
 

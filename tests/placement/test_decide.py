@@ -143,7 +143,7 @@ def test_an_unknown_model_offers_the_nearest_name() -> None:
 def test_a_model_that_is_only_stored_says_where_to_start_it() -> None:
     nodes = [("pi", node_view("pi", models=(ModelName("gate"),)))]
     decision = choose(fleet(service_view("pi/yard"), nodes=nodes), Request(ModelName("gate"), "here"))
-    assert decision.reason == "No node serves gate; pi has it: run `nearfar up --model gate` there."
+    assert decision.reason == "No node serves gate; pi has it: run `nearfar models serve gate` there."
     assert [r.code for r in decision.refusals] == ["not-served"]
     assert isinstance(decision.error(), NoCandidate)
 

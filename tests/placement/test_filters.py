@@ -134,7 +134,7 @@ def test_nodes_without_the_model_say_what_to_type() -> None:
         Refusal(
             "stocked",
             "not-served",
-            "has yard in its store but does not serve it; run `nearfar up --model yard` there",
+            "has yard in its store but does not serve it; run `nearfar models serve yard` there",
         ),
         Refusal("cut", "disconnected", "the node is gone without a goodbye for 50.0 s; it may come back as it was"),
         Refusal("left", "gone", "the node is gone for 50.0 s, after it said goodbye"),

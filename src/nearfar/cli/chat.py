@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearfar.cli.common import Config, Home, Json, console, escape, print_json, settings
-from nearfar.errors import InputError, NearfarError, Unreachable, by_code
+from nearfar.errors import InputError, NearfarError, NoCandidate, UnknownModel, Unreachable, by_code
 
 if TYPE_CHECKING:
     import httpx
@@ -116,7 +116,34 @@ class Talk:
 
     def say(self, text: str) -> Iterator[str]:
         """The answer, piece by piece; `about` holds where it came from when it is whole. Raises what befell it, and
-        then the conversation is as it was before."""
+        then the conversation is as it was before. While nobody can answer as they are only just starting, waits."""
+        from nearfar.cli.starting import Patience, until_talker
+
+        patience, began = Patience(), False
+        while True:
+            try:
+                for piece in self._say(text):
+                    began = True
+                    yield piece
+                return
+            except (NoCandidate, UnknownModel):
+                if began or not until_talker(self._starting, patience):
+                    raise
+
+    def _starting(self) -> list[dict[str, Any]]:
+        """Services that may answer once they have started; none when the gateway does not tell."""
+        import httpx
+
+        from nearfar.cli.starting import talkers
+
+        route = "near" if self.private and self.route == "auto" else self.route
+        try:
+            answer = self._http.get("/v1/fleet", timeout=5.0).raise_for_status()
+            return talkers(answer.json()["services"], self.fields["model"], route)
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return []
+
+    def _say(self, text: str) -> Iterator[str]:
         import httpx
         import msgspec
 
@@ -162,8 +189,14 @@ class Talk:
 
 
 def _gateway(chosen: Settings) -> str:
+    import time
+
+    from nearfar.cli.starting import LOOK_EVERY, Patience, node_is_coming
     from nearfar.node.identity import running
 
+    patience = Patience()
+    while node_is_coming(chosen.home, patience):
+        time.sleep(LOOK_EVERY)
     found = [entry for entry in running(chosen.home) if entry.gateway]
     if not found:
         raise Unreachable(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nearfar.ledger import Ledger
     from nearfar.models.store import Store
     from nearfar.runtimes.remote.description import FarEnd
+    from nearfar.settings import Settings
 
 app = typer.Typer(help="Add, list, test and remove far ends, and see what they cost.", no_args_is_help=True)
 
@@ -30,9 +31,13 @@ def far(context: typer.Context, home: Home = None, config: Config = None) -> Non
     context.obj = home, config
 
 
-def _home(context: typer.Context, home: Path | None, config: Path | None) -> Path:
+def _chosen(context: typer.Context, home: Path | None, config: Path | None) -> Settings:
     home, config = home_and_config(context, home, config)
-    return settings({"home": str(home) if home else None, "config": str(config) if config else None}).home
+    return settings({"home": str(home) if home else None, "config": str(config) if config else None})
+
+
+def _home(context: typer.Context, home: Path | None, config: Path | None) -> Path:
+    return _chosen(context, home, config).home
 
 
 def _store(home: Path) -> Store:
@@ -80,10 +85,12 @@ def add(
     home: Home = None,
     config: Config = None,
 ) -> None:
-    """Add a far end, or change the one of that name. Nothing is sent, and the key is never stored."""
+    """Add a far end, or change the one of that name; a node that runs serves it at once. Nothing is sent, and the key
+    is never stored."""
+    from nearfar.cli import served
     from nearfar.language import far as far_ends
 
-    place = _home(context, home, config)
+    chosen = _chosen(context, home, config)
     raw = {
         "base_url": base_url,
         "model": model,
@@ -103,15 +110,20 @@ def add(
         "proxy": proxy,
         "headers": _headers(header or []),
     }
-    store = _store(place)
+    store = _store(chosen.home)
     made = _described(raw)
     changed = name in far_ends.names(store)
-    far_ends.add(store, name, made)
+    revision = far_ends.add(store, name, made).variant(far_ends.VARIANT).sha256
     if json:
-        print_json(_shown(name, made))
+        print_json(_shown(name, made) | {"nodes": served.as_json(served.added(chosen, name, revision))})
         return
     out = console()
     out.print(f"{'Changed' if changed else 'Added'} [bold]{name}[/]: {escape(made.model)} at {escape(made.host)}.")
+    if nodes := served.added(chosen, name, revision):
+        served.tell(nodes, "serves it now", "does not serve it")
+        if any(node.done for node in nodes):
+            out.print(f"Try it: [bold]nearfar chat --model {name} 'Hello'[/]")
+        return
     if why := _key_state(made)[1]:
         out.print(f"[yellow]  {escape(why)}[/]")
     out.print(f"Try it: [bold]nearfar far test {name}[/]; [bold]nearfar up[/] serves it from its next start.")
@@ -156,14 +168,18 @@ def list_(context: typer.Context, json: Json = False, home: Home = None, config:
 
 @app.command()
 def remove(context: typer.Context, name: Name, json: Json = False, home: Home = None, config: Config = None) -> None:
-    """Remove a far end from this machine. What it cost stays in the ledger."""
+    """Remove a far end from this machine; a node that runs answers what is under way. What it cost stays in the
+    ledger."""
+    from nearfar.cli import served
     from nearfar.language import far as far_ends
 
-    far_ends.remove(_store(_home(context, home, config)), name)
+    chosen = _chosen(context, home, config)
+    far_ends.remove(_store(chosen.home), name)
     if json:
-        print_json({"removed": name})
+        print_json({"removed": name, "nodes": served.as_json(served.removed(chosen, name))})
         return
-    console().print(f"Removed [bold]{name}[/]; a node that runs serves it until it is started again.")
+    console().print(f"Removed [bold]{name}[/].")
+    served.tell(served.removed(chosen, name), "does not serve it any more", "may serve it still")
 
 
 @app.command()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from nearfar.models.adding import AddOptions
     from nearfar.models.manifest import Manifest
     from nearfar.models.store import Store
+    from nearfar.settings import Settings
+    from nearfar.types.ids import NodeId
 
 app = typer.Typer(help="List, add, pull, show and remove models.", invoke_without_command=True)
 
@@ -79,6 +81,11 @@ def models(
     )
 
 
+def _chosen(context: typer.Context, home: Path | None, config: Path | None) -> Settings:
+    home, config = home_and_config(context, home, config)
+    return settings(fleet_flags(home, None, None, config))
+
+
 def _store(home: Path | None, config: Path | None = None) -> Store:
     from nearfar.models.store import Store
 
@@ -91,6 +98,7 @@ class Look:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.home = store.root.parent
         self._answers: dict[str, str] = {}
         self.unanswered = ""
         """Why the last file has no answer; "" when it has one."""
@@ -264,6 +272,82 @@ def remove(
     console().print(f"Removed [bold]{name}[/].")
 
 
+OnNode = Annotated[str, typer.Option("--node", help="The node of this home folder, where several run.")]
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of a model in this machine's store.")],
+    node: OnNode = "",
+    json: Json = False,
+    home: Home = None,
+    config: Config = None,
+) -> None:
+    """Serve one more model on a node that runs in this home folder, until it ends."""
+    from nearfar.cli import served
+    from nearfar.errors import InputError
+    from nearfar.language.far import is_far
+    from nearfar.models.store import Store
+    from nearfar.node.identity import asked_later, read_later, write_later
+
+    chosen = _chosen(context, home, config)
+    if is_far(Store(chosen.home / "models").get(name).manifest):
+        raise InputError(f"{name} is a far end, which every node of its home folder serves.", "See `nearfar services`.")
+    one = _running(chosen, node, f"nearfar up --model {name}")
+    file = asked_later(chosen.home, one)
+    write_later(file, tuple(dict.fromkeys((*read_later(file), name))))
+    taken = served.added(chosen, name, node=one)
+    if json:
+        print_json({"model": name, "nodes": served.as_json(taken)})
+        return
+    served.tell(taken, f"serves {name} now, until it ends", f"does not serve {name}")
+
+
+@app.command()
+def unserve(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of a model that 'models serve' was used for.")],
+    node: OnNode = "",
+    json: Json = False,
+    home: Home = None,
+    config: Config = None,
+) -> None:
+    """Undo `models serve`; what is under way is answered."""
+    from nearfar.cli import served
+    from nearfar.errors import InputError
+    from nearfar.node.identity import asked_later, read_later, write_later
+
+    chosen = _chosen(context, home, config)
+    one = _running(chosen, node, "nearfar up")
+    file = asked_later(chosen.home, one)
+    names = read_later(file)
+    if name not in names:
+        known = f"Asked for were: {', '.join(names)}." if names else "Start the node again without it."
+        raise InputError(f"Node {one} was not asked for {name} by 'nearfar models serve'.", known)
+    write_later(file, [each for each in names if each != name])
+    taken = served.removed(chosen, name, one)
+    if json:
+        print_json({"model": name, "nodes": served.as_json(taken)})
+        return
+    served.tell(taken, f"does not serve {name} any more", f"may serve {name} still")
+
+
+def _running(chosen: Settings, wanted: str, instead: str) -> NodeId:
+    """The node of this home folder that is meant. Raises `InputError` when none, or more than one, may be."""
+    from nearfar.errors import InputError
+    from nearfar.node.identity import running
+
+    names = [entry.node for entry in running(chosen.home)]
+    if wanted:
+        names = [name for name in names if name == wanted]
+    if not names:
+        raise InputError(f"No node {wanted or 'of any name'} runs in {chosen.home}.", f"Start one: {instead}")
+    if len(names) > 1:
+        raise InputError(f"Several nodes run here: {', '.join(names)}.", f"Say which: --node {names[0]}")
+    return names[0]
+
+
 def _tell(manifest: Manifest, json: bool, look: Look) -> None:
     import msgspec
 
@@ -287,4 +371,7 @@ def _tell(manifest: Manifest, json: bool, look: Look) -> None:
     if look.unanswered:
         told = f"No answer was recorded for its self-test ({look.unanswered}): services go by their own first one."
         out.print(f"[dim]  {escape(told)}[/]")
-    out.print(f"Serve it with: [bold]nearfar up --model {manifest.name}[/]")
+    from nearfar.node.identity import running
+
+    verb = "models serve" if running(look.home) else "up --model"
+    out.print(f"Serve it with: [bold]nearfar {verb} {manifest.name}[/]")

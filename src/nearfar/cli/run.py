@@ -131,12 +131,13 @@ def check_target(output: Path) -> None:
 
 
 async def _ask(chosen: Settings, model: str, data: bytes, qos: Qos) -> tuple[Answer, dict[str, Any], tuple[str, ...]]:
-    from nearfar.client.connect import connect
+    from nearfar.cli.starting import connected, until_service
     from nearfar.gateway.answers import answer_as_json, labels_in
     from nearfar.types.ids import ModelName
     from nearfar.types.image import Image
 
-    async with connect(chosen) as client:
+    async with connected(chosen) as client:
+        await until_service(client, model, qos)
         answer = await client.see(ModelName(model), Image.encoded(data), qos)
         described = await client.described(answer)
         manifest = described.manifest if described else None

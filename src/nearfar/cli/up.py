@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearfar.cli.common import Config, Fleet, Home, Join, console, escape, fleet_flags, in_loop, settings
+from nearfar.cli.common import Config, Fleet, Home, Join, console, fleet_flags, in_loop, settings
 
 if TYPE_CHECKING:
-    from nearfar.gateway.server import Gateway
     from nearfar.models.store import Store
+    from nearfar.node.identity import Claim
     from nearfar.settings import Settings
+    from nearfar.types.ids import NodeId
 
 
 def up(
@@ -107,22 +108,29 @@ def model_names(store: Store, wanted: list[str]) -> list[str]:
     return names
 
 
-def with_far_ends(store: Store, names: list[str]) -> list[str]:
-    """These models, and every far end of this machine whose key is at hand; for the others, prints what is missing."""
-    from nearfar.language.far import servable
-
-    far = servable(store)
-    for name, why in far.refused.items():
-        if name not in names:
-            console(error=True).print(f"[yellow]The far end {name} is not served[/]: {escape(why)}")
-    return [*names, *(name for name in far.names if name not in names)]
-
-
 async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = False) -> None:
-    """Until cancelled. The gateway's port is taken first: a port that is busy must not start anything else."""
+    """Until cancelled. Its name is taken at once: a command that is typed next sees by it that a node is starting."""
     import asyncio
-    import gc
     import signal
+
+    from nearfar.node.identity import Claim, node_id
+
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task.cancelling() or task.cancel())
+    node = node_id(settings.home, settings.node.id)
+    claim = Claim(settings.home, node)
+    try:
+        await _run_as(node, claim, settings, wanted, as_json=as_json)
+    except asyncio.CancelledError:
+        console(error=True).print("[dim]stopped[/]")
+    finally:
+        claim.close()
+
+
+async def _run_as(node: NodeId, claim: Claim, settings: Settings, wanted: list[str], *, as_json: bool) -> None:
+    """The gateway's port is taken first: a port that is busy must not start anything else."""
+    import gc
 
     import msgspec
 
@@ -132,62 +140,57 @@ async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = Fal
     from nearfar.gateway.server import Address, Gateway
     from nearfar.gateway.state import Limits, State
     from nearfar.language.director import Director
+    from nearfar.language.farwatch import FarWatch
     from nearfar.language.keeping import Keeping
     from nearfar.language.privacy.policy import Keyring
     from nearfar.language.talker import Talker
     from nearfar.models.store import Store
     from nearfar.node.assemble import assemble
-    from nearfar.node.identity import Claim, Running, node_id
+    from nearfar.node.identity import Running, asked_later
     from nearfar.node.inventory import take_isolated
-    from nearfar.types.ids import ModelName
+    from nearfar.node.plan import Wanted
 
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task.cancelling() or task.cancel())
     policy = placement_policy(settings)
     store = Store(settings.home / "models")
-    names = with_far_ends(store, model_names(store, wanted or list(settings.node.models)))
-    node = node_id(settings.home, settings.node.id)
-    claim = Claim(settings.home, node)
-    gateway: Gateway | None = None
+    names = model_names(store, wanted or list(settings.node.models))
+    later = asked_later(settings.home, node)
+    later.unlink(missing_ok=True)  # what the run before was asked for
+    watch = FarWatch(store, node, names, later)
+    gate = settings.gateway
+    keys = read_keys(gate.api_key_file)
+    address = Address(gate.host, gate.port, gate.tls_cert, gate.tls_key)
+    keyring = Keyring(settings, keys)
+    address.check(keyed=bool(keyring))
+    inventory = await take_isolated()
+    limits = Limits(gate.max_body, gate.max_in_flight, gate.default_deadline_ms)
+    parts = await assemble(settings, node, inventory)
+    client = Client(parts.mesh, node, policy, settings.placement.hedge_share)
+    streams = NamedStreams(client, settings.home, settings.streams.keep)
+    keeping = Keeping(settings.routing, settings.home)
+    talker = Talker(client, Director(client, settings.routing, settings.cache, keeping=keeping))
+    state = State(client, limits, keys, streams, talker, keyring)
+    gateway = Gateway(state, address, keyed=bool(keyring))
     try:
-        gate = settings.gateway
-        keys = read_keys(gate.api_key_file)
-        address = Address(gate.host, gate.port, gate.tls_cert, gate.tls_key)
-        keyring = Keyring(settings, keys)
-        address.check(keyed=bool(keyring))
-        inventory = await take_isolated()
-        limits = Limits(gate.max_body, gate.max_in_flight, gate.default_deadline_ms)
-        parts = await assemble(settings, node, inventory)
-        client = Client(parts.mesh, node, policy, settings.placement.hedge_share)
-        streams = NamedStreams(client, settings.home, settings.streams.keep)
-        keeping = Keeping(settings.routing, settings.home)
-        talker = Talker(client, Director(client, settings.routing, settings.cache, keeping=keeping))
-        state = State(client, limits, keys, streams, talker, keyring)
-        gateway = Gateway(state, address, keyed=bool(keyring))
-        try:
-            await gateway.start()
-            parts.agent.gateway = gateway.url
-            await parts.agent.start()
-            reached = Running(node, os_pid(), settings.mesh.fleet, parts.endpoints, gateway.url)
-            claim.tell(reached)
-            parts.agent.desire([ModelName(n) for n in names])
-            if as_json:
-                print(msgspec.json.encode(reached).decode(), flush=True)
-            _greet(settings, node, gateway.url, parts.endpoints, names)
-            gc.collect()
-            gc.freeze()  # what stands now stays: no collection during a request need look at it again
-            await parts.agent.run()
-        finally:
-            await gateway.close()
-            keeping.close()
-            await parts.agent.close()
-            await client.close()
-            await parts.mesh.close()
-    except asyncio.CancelledError:
-        console(error=True).print("[dim]stopped[/]")
+        await gateway.start()
+        parts.agent.gateway = gateway.url
+        await parts.agent.start()
+        reached = Running(node, os_pid(), settings.mesh.fleet, parts.endpoints, gateway.url)
+        claim.tell(reached)
+        chosen = watch.look() or Wanted()
+        parts.agent.desire(chosen)
+        parts.agent.look_again = watch.look
+        if as_json:
+            print(msgspec.json.encode(reached).decode(), flush=True)
+        _greet(settings, node, gateway.url, parts.endpoints, list(chosen.models))
+        gc.collect()
+        gc.freeze()  # what stands now stays: no collection during a request need look at it again
+        await parts.agent.run()
     finally:
-        claim.close()
+        await gateway.close()
+        keeping.close()
+        await parts.agent.close()
+        await client.close()
+        await parts.mesh.close()
 
 
 def os_pid() -> int:

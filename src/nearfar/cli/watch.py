@@ -154,7 +154,7 @@ async def _watch(
     import signal
     import uuid
 
-    from nearfar.client.connect import connect
+    from nearfar.cli.starting import connected, until_service
     from nearfar.client.trail import Trail
     from nearfar.errors import InputError, NearfarError
     from nearfar.gateway.answers import labels_in, manifest_of
@@ -169,8 +169,9 @@ async def _watch(
     from nearfar.vision.succession import Wishes, begin
     from nearfar.vision.terminal import Dashboard, LineDisplay, TerminalDisplay
 
-    async with connect(chosen, reachable=stream is not None) as client:
+    async with connected(chosen, reachable=stream is not None) as client:
         name = ModelName(model)
+        await until_service(client, model, qos)
         described = (await client.describe(name)).manifest
         labels = labels_in(described)
         if follow is not None:

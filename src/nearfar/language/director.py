@@ -273,7 +273,7 @@ class Director:
             return None
         snapshot = self.client.snapshot()
         services = [v.report for v in snapshot.services.values() if v.report.model == model and v.alive]
-        served = f"{model}:{','.join(sorted({report.variant for report in services}))}"
+        served = f"{model}:{','.join(sorted({f'{report.variant}@{report.revision}' for report in services}))}"
         return request, scope_of(ruling, call.policy.name, served, far=far)
 
     # -- what came of it ----------------------------------------------------------------------------------------------

@@ -6,22 +6,14 @@ import difflib
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
-from nearfar.errors import ManifestError, ModelError, RuntimeUnavailable, UnknownModel
+from nearfar.errors import ManifestError, UnknownModel
 from nearfar.models.manifest import Manifest, manifest_of
 from nearfar.models.store import Store, StoredModel
-from nearfar.runtimes.remote.description import FarEnd, check, read, read_key, to_toml
+from nearfar.runtimes.remote.description import FarEnd, check, read, to_toml
 
 FORMAT = "far"
 VARIANT = "far"
-
-
-class Servable(NamedTuple):
-    """Names of the far ends that can be served here, and of the others why not."""
-
-    names: tuple[str, ...]
-    refused: dict[str, str]
 
 
 def add(store: Store, name: str, far: FarEnd) -> Manifest:
@@ -87,19 +79,6 @@ def remove(store: Store, name: str) -> None:
     """Forget a far end; its rows in the ledger stay. Raises `UnknownModel` with the nearest name, `StoreError`."""
     _get(store, name)
     store.remove(name)
-
-
-def servable(store: Store) -> Servable:
-    """Which far ends a node serves without being told to: all whose key is at hand."""
-    able: list[str] = []
-    refused: dict[str, str] = {}
-    for name in names(store):
-        try:
-            read_key(get(store, name))
-            able.append(name)
-        except (ModelError, RuntimeUnavailable) as error:
-            refused[name] = str(error)
-    return Servable(tuple(able), refused)
 
 
 def _get(store: Store, name: str) -> StoredModel:

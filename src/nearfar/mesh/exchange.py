@@ -126,11 +126,17 @@ class Exchange:
             self.deliver_now(*self._arrived.popleft())
         while self._lost:
             key, holder = self._lost.popleft()
-            for number in tuple(self._by_key.get(key, ())):
-                if not holder or holder in self._waiting[number].holders:
-                    error = Unreachable(f"{key} vanished before it answered.", "Ask again; another may serve.")
-                    error.vanished = True
-                    self._fail(number, error)
+            asked = self._by_key.get(key, ())
+            numbers = [n for n in asked if not holder or holder in self._waiting[n].holders]
+            if numbers and self._loop is not None:
+                # What it said last may lie unread in a door's socket: read that first, which takes a round of the loop.
+                self._loop.call_soon(self._loop.call_soon, self._vanished, key, numbers)
+
+    def _vanished(self, key: str, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            error = Unreachable(f"{key} vanished before it answered.", "Ask again; another may serve.")
+            error.vanished = True
+            self._fail(number, error)
 
     def _forget(self, number: int) -> None:
         waiting = self._waiting.pop(number, None)

@@ -75,6 +75,11 @@ class Store:
         # A node lists its models twice a second: what did not change is not parsed again.
         self._parsed: dict[str, tuple[tuple[int, int, int], Manifest]] = {}
 
+    @property
+    def manifests(self) -> Path:
+        """The folder of the manifests: it changes whenever a model is added, changed or removed."""
+        return self.root / "manifests"
+
     def add(self, file: Path, manifest: Manifest, variant_id: str | None = None) -> Manifest:
         """Take a file in as one variant of `manifest` (the only one when `variant_id` is None), replacing or extending
         what is stored under that name; the manifest as it stands then.
@@ -209,14 +214,14 @@ class Store:
     def _manifest_path(self, name: str) -> Path:
         if not is_name(name):  # the one place where a name becomes a path
             raise ManifestError(f"{name!r} cannot name a model.", "Use a-z, 0-9, '.', '_', '-'.")
-        return self.root / "manifests" / f"{name}.toml"
+        return self.manifests / f"{name}.toml"
 
     def _answer_path(self, sha256: str) -> Path:
         return self.root / "answers" / f"{sha256}.json"
 
     def _names(self) -> tuple[str, ...]:
         try:
-            stored = {p.stem for p in (self.root / "manifests").iterdir() if p.suffix == ".toml" and is_name(p.stem)}
+            stored = {p.stem for p in self.manifests.iterdir() if p.suffix == ".toml" and is_name(p.stem)}
         except FileNotFoundError:
             stored = set()
         except OSError as e:

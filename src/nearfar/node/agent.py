@@ -17,11 +17,20 @@ from nearfar.errors import DeadlineExceeded, DuplicateNode, MeshError, NearfarEr
 from nearfar.mesh.base import Handle, Mesh
 from nearfar.node import keys
 from nearfar.node.child import Child
-from nearfar.node.plan import FORGIVEN_AFTER, Forget, Kill, Phase, Start, Status, Stop, back_off, plan
+from nearfar.node.plan import FORGIVEN_AFTER, Forget, Kill, Phase, Start, Status, Stop, Wanted, back_off, plan
 from nearfar.node.prober import Prober, answer_ping
 from nearfar.node.spec import Milestone, ServiceSpec
 from nearfar.types.ids import ModelName, NodeId, VariantId, service_id
-from nearfar.types.telemetry import DeviceInfo, NodeReport, Reading, SelfTest, ServiceReport, ServiceState
+from nearfar.types.telemetry import (
+    NOT_TESTED,
+    REVISION,
+    DeviceInfo,
+    NodeReport,
+    Reading,
+    SelfTest,
+    ServiceReport,
+    ServiceState,
+)
 from nearfar.types.units import Bytes, Celsius, Ratio, Seconds
 
 log = logging.getLogger(__name__)
@@ -83,7 +92,12 @@ class Agent:
         self._memory_limit = memory_limit
         self._silence_limit = silence_limit
         self._looked = time.monotonic()
-        self._desired: tuple[ModelName, ...] = ()
+        self._wanted = Wanted()
+        self.look_again: Callable[[], Wanted | None] | None = None
+        """What is wanted now, or None when that is as before. Asked with every report, on another thread: it may read
+        files. Whatever it raises leaves everything as it is."""
+        self._asking: asyncio.Task[None] | None = None
+        self._look_failed = False
         self._status: dict[ModelName, Status] = {}
         self._children: dict[ModelName, Child] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -159,10 +173,32 @@ class Agent:
 
     # -- services ---------------------------------------------------------------------------------------------------
 
-    def desire(self, models: Sequence[ModelName]) -> None:
-        """The models this node shall serve from now on."""
-        self._desired = tuple(models)
+    def desire(self, wanted: Wanted | Sequence[ModelName]) -> None:
+        """What this node shall serve from now on. What runs and is wanted unchanged is left alone."""
+        before = self._wanted
+        self._wanted = wanted if isinstance(wanted, Wanted) else Wanted(tuple(wanted))
+        for model, reason in self._wanted.refused.items():
+            if before.refused.get(model) != reason:
+                log.warning("%s does not serve %s: %s", self.node, model, reason)
+        self._changed = True
         self._wake.set()
+
+    def _ask_again(self) -> None:
+        """Ask whether something else is wanted now, beside the loop and once at a time."""
+        if self.look_again is not None and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(self._follow(self.look_again), name="what is wanted")
+
+    async def _follow(self, look: Callable[[], Wanted | None]) -> None:
+        try:
+            wanted = await asyncio.get_running_loop().run_in_executor(None, look)
+        except Exception:  # a fault of ours, or of a disk: what runs goes on
+            if not self._look_failed:
+                log.exception("%s: what it shall serve could not be looked at", self.node)
+            self._look_failed = True
+            return
+        self._look_failed = False
+        if wanted is not None and not self._closing:
+            self.desire(wanted)
 
     @property
     def status(self) -> Mapping[ModelName, Status]:
@@ -175,11 +211,14 @@ class Agent:
             self._check_rivals()
             self._look()
             now = Seconds(time.monotonic())
-            for action in plan(self._desired, self._status, now, self._memory_limit, self._silence_limit):
+            limits = self._memory_limit, self._silence_limit
+            for action in plan(self._wanted.models, self._status, now, *limits, self._wanted.revisions):
                 match action:
                     case Start(model):
                         self._begin(model, now)
                     case Stop(model):
+                        why = "it was changed" if model in self._wanted.models else "it is not wanted any more"
+                        log.info("%s stops %s: %s", self.node, model, why)
                         self._set(model, Phase.STOPPING, now)
                         if child := self._children.get(model):
                             child.stop()
@@ -191,6 +230,7 @@ class Agent:
             if self._changed or time.monotonic() >= next_report:
                 self._changed = False
                 next_report = time.monotonic() + REPORT_EVERY
+                self._ask_again()
                 try:
                     self._report()
                 except Exception:  # such as no file descriptor left: services must outlive their telemetry
@@ -220,7 +260,11 @@ class Agent:
             )
 
     def _begin(self, model: ModelName, now: Seconds) -> None:
-        self._set(model, Phase.STARTING, now)
+        revision = self._wanted.revisions.get(model, "")
+        before = self._status.get(model)
+        if before is not None and before.revision != revision:  # what failed is not what is started now
+            del self._status[model]
+        self._set(model, Phase.STARTING, now, revision=revision)
         task = asyncio.create_task(self._keep(model), name=f"service {model}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -287,6 +331,10 @@ class Agent:
             if status.phase in (Phase.DOWN, Phase.STARTING):  # a service that runs speaks for itself
                 service = self._service_report(model, status)
                 self._mesh.publish(keys.service_report_key(service.service), self._encoder.encode(service))
+        for model, reason in self._wanted.refused.items():
+            if model not in self._status:
+                service = self._down(model, reason)
+                self._mesh.publish(keys.service_report_key(service.service), self._encoder.encode(service))
         self._mesh.publish(keys.node_report_key(self.node), self._encoder.encode(report))
 
     def _models(self) -> tuple[ModelName, ...]:
@@ -312,20 +360,35 @@ class Agent:
                 reason = f"{reason.rstrip('.')}. Failed {times}; starts again in {left:.1f} s."
             else:
                 reason = f"{reason}; failed {times} before: {status.reason}"
+        self_test = SelfTest(
+            False if down and status.code == SelfTestFailed.code else None,
+            "its service does not run",
+            failed=status.self_tests_failed,
+        )
+        told = self._down(model, reason, self_test)
+        if down:
+            return told
+        told = msgspec.structs.replace(told, state=ServiceState.STARTING)
+        if child is None:
+            return told
+        spec = child.spec
+        return msgspec.structs.replace(
+            told, variant=spec.variant, runtime=spec.runtime, unit=spec.unit, revision=spec.revision
+        )
+
+    def _down(self, model: ModelName, reason: str, self_test: SelfTest = NOT_TESTED) -> ServiceReport:
+        """The report of a service that does not run."""
         return ServiceReport(
             service=service_id(self.node, model),
             node=self.node,
             model=model,
-            variant=child.spec.variant if child else VariantId(""),
-            runtime=child.spec.runtime if child else "",
-            unit=child.spec.unit if child else "",
-            state=ServiceState.FAILED if down else ServiceState.STARTING,
+            variant=VariantId(""),
+            runtime="",
+            unit="",
+            state=ServiceState.FAILED,
             reason=reason,
-            self_test=SelfTest(
-                False if down and status.code == SelfTestFailed.code else None,
-                "its service does not run",
-                failed=status.self_tests_failed,
-            ),
+            revision=self._wanted.revisions.get(model, "")[:REVISION],
+            self_test=self_test,
         )
 
     def _say_goodbye(self) -> None:
@@ -350,6 +413,9 @@ class Agent:
                 child.kill("it did not stop")
             if late:
                 await asyncio.wait(late, timeout=2)
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         await self.prober.close()
         self._say_goodbye()  # once more: the first one may be older than what others believe fresh
         for handle in self._handles:

@@ -23,6 +23,7 @@ from nearfar.node.spec import ServiceSpec
 from nearfar.node.textspec import text_spec
 from nearfar.settings import Settings
 from nearfar.types.ids import ModelName, NodeId, VariantId
+from nearfar.types.telemetry import REVISION
 from nearfar.types.units import Bytes, Seconds
 
 
@@ -121,6 +122,7 @@ class Assembler:
             self_test_every=node.self_test_every_ms / 1000,
             known_answer=stored.answer(choice.variant.id),
             text=text_spec(self._settings, model) if stored.manifest.task in LANGUAGE else None,
+            revision=choice.variant.sha256[:REVISION],
         )
 
     def stored(self) -> list[ModelName]:

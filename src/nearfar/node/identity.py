@@ -9,12 +9,13 @@ import re
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from nearfar.errors import DuplicateNode, StoreError
-from nearfar.types.ids import NodeId
+from nearfar.types.ids import NodeId, is_name
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -105,6 +106,46 @@ def running(home: Path) -> list[Running]:
             except BlockingIOError:  # somebody holds it: the node runs
                 found.append(msgspec.json.decode(file.read(), type=Running))
     return [entry for entry in found if _is_alive(entry.pid)]
+
+
+def coming(home: Path) -> list[NodeId]:
+    """The nodes of this home folder that have begun to start, and do not say yet how they are reached."""
+    found = []
+    for path in sorted((home / "run").glob("*.json")):
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not file.read(1):
+                    found.append(NodeId(path.stem))
+    return found
+
+
+def asked_later(home: Path, node: NodeId) -> Path:
+    """The file that names, one a line, the models that the node serves beside those it was started with. Gone when it
+    starts."""
+    return home / "run" / f"{node}.serve"
+
+
+def read_later(path: Path) -> tuple[str, ...]:
+    """The names in it, none when it is not there. Raises `StoreError` when it cannot be read."""
+    try:
+        return tuple(filter(is_name, path.read_text(encoding="utf-8").split()))
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} cannot be read: {error}.", "Remove it; then use `nearfar models serve`.") from None
+
+
+def write_later(path: Path, names: Sequence[str]) -> None:
+    """Replace it in one step. Raises `StoreError`."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text("".join(f"{name}\n" for name in names))
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(f"{path} cannot be written: {error.strerror}.", "Make room on its disk.") from None
 
 
 def _is_alive(pid: int) -> bool:

@@ -155,6 +155,7 @@ class Meter:
             error_rate=self.error_rate(time.monotonic()),
             self_test=msgspec.structs.replace(self._self_test, age=Seconds(time.monotonic() - self._tested)),
             text=self.text.report() if self.text is not None else None,
+            revision=spec.revision,
         )
 
 

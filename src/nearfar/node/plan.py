@@ -41,6 +41,19 @@ class Status(msgspec.Struct, frozen=True):
     """Of the failure that ended it last, where it said one."""
     self_tests_failed: int = 0
     """Since the agent started."""
+    revision: str = ""
+    """Of what it was started from; "" for what does not change while its node runs."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What a node shall serve."""
+
+    models: tuple[ModelName, ...] = ()
+    revisions: Mapping[ModelName, str] = {}
+    """Of those that may change while the node runs: a service of another revision is started again. Each begins with
+    the digest of the model's file."""
+    refused: Mapping[ModelName, str] = {}
+    """What it should serve and cannot, each with the reason: told to the fleet, and not tried."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -65,6 +78,7 @@ class Forget(msgspec.Struct, frozen=True):
 
 
 Action = Start | Stop | Kill | Forget
+_NO_REVISIONS: Mapping[ModelName, str] = {}
 
 
 def back_off(failures: int) -> Seconds:
@@ -84,19 +98,22 @@ def plan(
     now: Seconds,
     memory_limit: Bytes,
     silence_limit: Seconds = Seconds(0.0),  # noqa: B008 - a number
+    revisions: Mapping[ModelName, str] = _NO_REVISIONS,
 ) -> tuple[Action, ...]:
     """The actions that bring what runs closer to what is wanted. `memory_limit` per service in bytes, 0 for none;
     `silence_limit` in seconds, 0 for none: a ready service that says nothing for longer holds its interpreter's lock,
-    or is stopped, and cannot even see that it hangs."""
+    or is stopped, and cannot even see that it hangs. A service whose revision is not the one of `revisions` is stopped,
+    to be started from what is there now; one that is down need not wait for that."""
     wanted = tuple(dict.fromkeys(desired))
     actions: list[Action] = [Start(model) for model in wanted if model not in actual]
     for model, status in actual.items():
+        changed = status.revision != revisions.get(model, "")
         match status.phase:
             case Phase.DOWN if model not in wanted:
                 actions.append(Forget(model))
-            case Phase.DOWN if now - status.since >= back_off(status.failures):
+            case Phase.DOWN if changed or now - status.since >= back_off(status.failures):
                 actions.append(Start(model))
-            case Phase.STARTING | Phase.READY if model not in wanted:
+            case Phase.STARTING | Phase.READY if changed or model not in wanted:
                 actions.append(Stop(model))
             case Phase.STARTING | Phase.READY if 0 < memory_limit < status.memory:
                 used, limit = show_bytes(status.memory), show_bytes(memory_limit)

@@ -45,6 +45,8 @@ LOOK_EVERY = 0.25
 """Seconds between looks for an inference that hangs."""
 BEAT_EVERY = 4
 """Looks between two words to the agent that say no more than that this interpreter still runs: one a second."""
+LAST_WORDS = 0.2
+"""Seconds between the last answers and the withdrawal, which on the mesh may overtake them."""
 LAST_ORDERS = 7.0
 """Seconds a service may take to end once its agent is gone or asks it to."""
 
@@ -248,7 +250,10 @@ def serve(spec: ServiceSpec, stop: threading.Event) -> None:
     if failed is None:
         meter.state = ServiceState.STOPPING
         reporter.now()
+    busy = not meter.idle
     pool.close()  # first answer what waits, then withdraw: a caller that still waits must not see us vanish
+    if busy:
+        time.sleep(LAST_WORDS)
     if tester is not None:
         tester.close()
     reporter.close()

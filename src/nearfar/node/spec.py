@@ -53,6 +53,8 @@ class ServiceSpec(msgspec.Struct, frozen=True):
 
     text: TextSpec | None = None
     """Of a language model."""
+    revision: str = ""
+    """As `ServiceReport.revision`."""
 
     @property
     def service(self) -> ServiceId:

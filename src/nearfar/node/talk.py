@@ -31,7 +31,8 @@ TOGETHER = 0.008
 MOST_TOGETHER = 0.032
 """The same while several answers are written at once, which share the machine: 30 pieces a second, as a film has."""
 GRACE = 0.5
-"""Seconds that a streamed answer is given to end when the service is to; then it is handed over to another one."""
+"""Seconds that a streamed answer is given to end when the service is to; then it is handed over to another one. That of
+a far end, which nobody can go on with, has as long as there is."""
 GOODBYE = 1.0
 """Seconds before the end at which whoever still waits for a whole answer is told to ask another."""
 NEWLINE = b"\n"
@@ -232,7 +233,8 @@ class TextPool:
         for _ in self._threads:
             self._waiting.put(None)
         now = time.monotonic()
-        self._join(now + min(GRACE, patience))
+        grace = GRACE if self._loaded.free else patience - GOODBYE
+        self._join(now + max(0.0, min(grace, patience)))
         self._handing_over = True
         self._join(now + max(0.0, patience - GOODBYE))
         self._ending = True

@@ -289,7 +289,7 @@ def _unserved(snapshot: Snapshot, request: Request, policy: Policy, now: Seconds
         node for node, view in snapshot.nodes.items() if view.alive and view.report and model in view.report.models
     ]
     if holders:
-        reason = f"No node serves {model}; {holders[0]} has it: run `nearfar up --model {model}` there."
+        reason = f"No node serves {model}; {holders[0]} has it: run `nearfar models serve {model}` there."
         refusals = missing
     else:
         reason = f"No node of the fleet knows the model {model}"

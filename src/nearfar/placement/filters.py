@@ -116,6 +116,9 @@ def absent(snapshot: Snapshot, request: Request, now: Seconds) -> list[Refusal]:
             refusals.append(Refusal(node, code, f"the node is {reason}"))
             continue
         stored = view.report is not None and model in view.report.models
-        has = f"has {model} in its store but does not serve it" if stored else f"does not serve {model}"
-        refusals.append(Refusal(node, "not-served", f"{has}; run `nearfar up --model {model}` there"))
+        if stored:
+            reason = f"has {model} in its store but does not serve it; run `nearfar models serve {model}` there"
+        else:
+            reason = f"does not serve {model}; run `nearfar up --model {model}` there"
+        refusals.append(Refusal(node, "not-served", reason))
     return refusals

@@ -12,6 +12,7 @@ Everything above the seam (service processes, placement, moving, routing, gatewa
     width = 32                      # numbers of an embedding
     embedding = false               # a model for vectors
     load_ms = 0.0
+    load_while = ""                 # a file: loading waits as long as it exists
     load_error = ""                 # loading fails with these words
     memory_mib = 0.0                # kept from loading to closing
     free = true                     # false: a call costs money, so no self-test is made
@@ -90,6 +91,7 @@ class FakeText(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     width: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 32
     embedding: bool = False
     load_ms: NotNegative = 0.0
+    load_while: str = ""
     load_error: str = ""
     memory_mib: NotNegative = 0.0
     free: bool = True
@@ -128,6 +130,8 @@ class FakeTextRuntime(TextRuntime):
     def load_text(self, path: Path, options: TextOptions) -> LoadedFakeText:
         model = read_fake_text(path)
         time.sleep(model.load_ms / 1000)
+        while model.load_while and Path(model.load_while).exists():
+            time.sleep(0.02)
         if model.load_error:
             raise ModelFileError(f"{path.name}: {model.load_error}", "Remove load_error from the file.")
         return LoadedFakeText(model, options)

@@ -109,6 +109,10 @@ class TextReport(msgspec.Struct, frozen=True):
     """It gives vectors, not text."""
 
 
+REVISION = 12
+"""Digits of a digest that tell one file of a model from another."""
+
+
 class ServiceReport(msgspec.Struct, frozen=True):
     """Telemetry of one service, published by the service itself (or by its agent when it is not running)."""
 
@@ -145,6 +149,8 @@ class ServiceReport(msgspec.Struct, frozen=True):
     self_test: SelfTest = NOT_TESTED
     text: TextReport | None = None
     """Of a language service."""
+    revision: str = ""
+    """The first `REVISION` digits of the sha256 of the file it serves: another file gives other answers."""
 
 
 class LinkReport(msgspec.Struct, frozen=True):

@@ -110,7 +110,7 @@ class RemoteText(LoadedText):
         self._expected: tuple[float, float] | None = None
 
     def expected_cost(self) -> float:
-        """The mean of the last answers; before the first the price of 500 tokens in and 250 out."""
+        """The mean of the last answers at today's prices; before the first the price of 500 tokens in and 250 out."""
         return self._means()[0]
 
     def expected_ms(self) -> float:
@@ -119,9 +119,10 @@ class RemoteText(LoadedText):
 
     def _means(self) -> tuple[float, float]:
         if self._expected is None:  # what was paid since the last look changes them
-            start = (self.description.expected_price(), TYPICAL_MS)
+            far = self.description
+            start = (far.expected_price(), TYPICAL_MS)
             try:
-                self._expected = self._ledger.means(self.name, *start)
+                self._expected = self._ledger.means(self.name, far.model, (far.price_in, far.price_out)) or start
             except LedgerError as error:
                 log.warning("what %s costs is taken from its price list: %s", self.name, error)
                 self._expected = start
