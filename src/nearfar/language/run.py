@@ -230,7 +230,12 @@ class Run:
                             said = counts(line, said)
                     reply = TextReply(b"", piece.served_by, piece.last.variant, piece.last.stages)
                     about = self._about("far" if target.far else "near", reply, said)
-                    about = msgspec.structs.replace(about, moved=moved, first_token_ms=(first - self._start) * 1000)
+                    about = msgspec.structs.replace(
+                        about,
+                        moved=moved,
+                        state_moved=piece.last.restored,
+                        first_token_ms=(first - self._start) * 1000,
+                    )
                     yield TextEvent(lines, about)
 
     # -- both ---------------------------------------------------------------------------------------------------------
