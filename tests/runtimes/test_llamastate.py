@@ -75,7 +75,8 @@ def cut(loaded: LoadedText, operation: Operation, asked: dict[str, Any], after: 
 
 def finish(loaded: LoadedText, resumed: Resumed) -> tuple[str, list[dict[str, Any]]]:
     chunks = [chunk for piece in run(loaded, resumed.operation, resumed.body) for chunk in resumed.chunks(piece)]
-    return text([resumed.first, *chunks]), [json.loads(chunk) for chunk in chunks]
+    first = [resumed.first] if resumed.first else []
+    return text([*first, *chunks]), [json.loads(chunk) for chunk in chunks]
 
 
 @pytest.fixture(scope="module", params=["random", "stories"])
@@ -122,6 +123,19 @@ def test_a_state_gives_nothing_beyond_what_the_caller_has(pair: list[LoadedText]
     assert finish(second, resumed)[0] == text(run(first, Operation.CHAT, asked))
 
 
+def test_before_anything_was_said_the_prompt_alone_is_known(pair: list[LoadedText]) -> None:
+    first, second = pair
+    for words, more, written in (("Nothing yet", {}, 0), ("One word is enough", {"max_tokens": 1}, 1000)):
+        asked = question(Operation.CHAT, words, **more)
+        body = json.dumps(asked).encode()
+        _, state = cut(first, Operation.CHAT, {**asked, "max_tokens": LIMIT}, 8)
+        resumed = states(second).resume(Operation.CHAT, body, state, written)
+        assert not resumed.first
+        told, chunks = finish(second, resumed)
+        assert told == text(run(first, Operation.CHAT, asked))
+        assert chunks[-1]["timings"]["prompt_n"] <= 1
+
+
 def test_another_turn_knows_the_beginning_of_its_prompt(pair: list[LoadedText]) -> None:
     first, second = pair
     asked = question(Operation.CHAT, "A long beginning that is told once, and remembered for what comes after it")
@@ -146,10 +160,6 @@ def test_what_is_not_of_this_call_is_refused_and_nothing_changes(pair: list[Load
     before = text(run(second, Operation.CHAT, asked))
     with pytest.raises(InputError, match="not of this call"):
         states(second).resume(Operation.CHAT, other, state, len(said))
-    with pytest.raises(InputError, match="no beginning"):
-        states(second).resume(Operation.CHAT, body, state, 0)
-    with pytest.raises(InputError, match="no beginning"):
-        states(second).resume(Operation.CHAT, json.dumps({**asked, "max_tokens": 2}).encode(), state, len(said))
     with pytest.raises(InputError, match="truncated"):
         states(second).resume(Operation.CHAT, body, state[:-2], len(said))
     assert text(run(second, Operation.CHAT, asked)) == before

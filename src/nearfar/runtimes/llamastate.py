@@ -157,19 +157,16 @@ class LlamaStates(States):
         tokens = kvstate.check(state, self._own, self._geometry.vocabulary, self._geometry.context).tokens
         seen, fields = _decoded(body)
         prompt = self._prompt(operation, seen, fields)
-        if written < 0:
-            same = _common(tokens, prompt)
-            if same < ALIKE * len(tokens):
-                raise InputError("The state is of another conversation.", "The prompt is read without it.")
-            self._restore(state, len(tokens))
-            return Resumed(operation, body, b"", same, lambda piece: (piece,))
-        if tokens[: len(prompt)] != prompt or len(tokens) == len(prompt):
+        same = _common(tokens, prompt)
+        if written < 0 and same < ALIKE * len(tokens):
+            raise InputError("The state is of another conversation.", "The prompt is read without it.")
+        if written >= 0 and same < len(prompt):
             raise InputError("The state is not of this call.", "The answer is written again without it.")
-        text, count = self._text(tokens[len(prompt) :], written)
+        text, count = self._text(tokens[len(prompt) :], written) if written > 0 else ("", 0)
         limit = seen.limit()
-        if not count or (limit is not None and limit <= count):
-            raise InputError("The state holds no beginning of this answer.", "The answer is written again without it.")
         self._restore(state, len(tokens))
+        if not count or (limit is not None and limit <= count):  # the prompt alone is known
+            return Resumed(operation, body, b"", same, lambda piece: (piece,))
         for name in _NOT_OF_A_COMPLETION:
             fields.pop(name, None)
         fields["prompt"] = tokens[: len(prompt) + count]
