@@ -226,12 +226,12 @@ class TextPool:
             return 0, 0
         resumed = handover.resumed(operation, body, context) if context.state is not None else None
         if resumed is not None:
+            if resumed.first:
+                take(resumed.first)
             operation, body, take = resumed.operation, resumed.body, _translated(resumed, take)
         marked = handover.marked(body, context)
         if marked is not None:
             body = marked.body
-        if resumed is not None and resumed.first:
-            take(resumed.first)
         self._loaded.run(operation, body, take, context, budget)
         return marked.mark if marked else 0, resumed.tokens if resumed else 0
 
