@@ -1,4 +1,4 @@
-"""The state of an answer moves between two real engines: the text is that of an uncut answer, and nothing is read twice."""
+"""The state of an answer moves between two real engines: its text is that of an uncut one, and nothing is read twice."""
 
 from __future__ import annotations
 

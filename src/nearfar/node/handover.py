@@ -10,7 +10,6 @@ A call whose data may not leave its machine is never offered and never fetched.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import logging
@@ -169,7 +168,7 @@ class Handover:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="states", daemon=True).start()
+                threading.Thread(target=_run, args=(self._loop,), name="states", daemon=True).start()
         asked = asyncio.run_coroutine_threadsafe(request, self._loop)
         try:
             return asked.result(FETCH + 0.5)
@@ -181,10 +180,15 @@ class Handover:
         """Forget what was offered."""
         with self._given:
             self._offers.clear()
-        loop = self._loop
+        with self._lock:
+            loop, self._loop = self._loop, None
         if loop is not None:
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(loop.stop)
+            loop.call_soon_threadsafe(loop.stop)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 def _digest(state: bytes) -> str:
