@@ -37,11 +37,13 @@ def slow(folder: Path) -> LabModel:
     return talking(folder, MODEL, delay_ms=20.0)
 
 
-def call(content: str = "Tell me more", earlier: tuple[dict[str, str], ...] = (), **more: Any) -> TextCall:
+def call(
+    content: str = "Tell me more", earlier: tuple[dict[str, str], ...] = (), node: str | None = None, **more: Any
+) -> TextCall:
     messages = [*earlier, {"role": "user", "content": content}]
     body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": TOKENS, "stream": True, **more}
     body.setdefault("stream_options", {"include_usage": True})
-    return read_call(Operation.CHAT, json.dumps(body).encode(), Qos())
+    return read_call(Operation.CHAT, json.dumps(body).encode(), Qos(node=node))
 
 
 Break = Callable[[str], Awaitable[None] | None]
@@ -279,5 +281,25 @@ def test_where_the_state_cannot_go_the_answer_is_written_again(lab: Lab, tmp_pat
         assert about.state_moved == 0
         assert again["completion_tokens"] == usage["completion_tokens"]
         assert said[:200] == whole[:200]
+
+    with_talker(lab, list(nodes.values()), body, lease_ms=10_000)
+
+
+@pytest.mark.slow
+def test_a_turn_that_goes_elsewhere_fetches_what_is_known_of_it(lab: Lab, tmp_path: Path) -> None:
+    nodes = pair(lab, big(tmp_path))
+
+    async def body(talker: Talker, client: Client) -> None:
+        question = LONG * 6
+        said, about, _ = await told(talker, call(question, node="one", max_tokens=8))
+        assert about.served_by == f"one/{MODEL}" and about.state_moved == 0
+        earlier = ({"role": "user", "content": question}, {"role": "assistant", "content": said})
+        turn = call("And then?", earlier, node="two", max_tokens=8)
+        _, about, usage = await told(talker, turn)
+        assert about.served_by == f"two/{MODEL}" and about.moved == 0
+        assert about.state_moved > len(question) * 0.9
+        assert usage["prompt_tokens_details"]["cached_tokens"] >= about.state_moved - 1
+        _, about, _ = await told(talker, turn)
+        assert about.state_moved == 0, "it knows it by itself now"
 
     with_talker(lab, list(nodes.values()), body, lease_ms=10_000)

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from nearfar.errors import InferenceError, InputError, Moved
-from nearfar.mesh.base import Call
 from nearfar.mesh.memory import Ether, MemoryMesh
 from nearfar.node import handover as module
 from nearfar.node import keys
@@ -31,6 +30,7 @@ from nearfar.types.wire import (
     encode,
 )
 from tests.node.calls import FakeCall
+from tests.waiting import until_now
 
 OLD, NEW = ServiceId("old/m"), ServiceId("new/m")
 STATE = b"tokens and numbers" * 1000
@@ -73,30 +73,21 @@ class Two:
         self.had, self.gets = Kept(), Kept()
         self.old = Handover(OLD, self.had, self.old_mesh, most)
         self.new = Handover(NEW, self.gets, self.new_mesh, most)
-        self.handle = self.old_mesh.serve(keys.service_key(OLD), self.asked)
-        deadline = time.monotonic() + 10
-        while not self.new_mesh.alive(keys.service_key(OLD)):
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-
-    def asked(self, call: Call) -> None:
-        if not self.old.takes(call):
-            gone = Moved("The service is stopping.")
-            call.reply(encode(ReplyHead("", Stages(), (), Failure.of(gone))))
+        self.old.serve()
+        until_now(lambda: self.new_mesh.alive(keys.state_key(OLD)), "the old service gives states")
 
     def ticket(self, **changes: Any) -> StateTicket:
         ticket = self.old.offer(7)
         assert ticket is not None
         return msgspec.structs.replace(ticket, **changes)
 
-    def resumed(self, ticket: StateTicket | None, **context: Any) -> Resumed | None:
+    def resumed(self, ticket: StateTicket | None, body: bytes = b"body", **context: Any) -> Resumed | None:
         told = TextContext(**{"streamed": True, "state": ticket, **context})
-        return self.new.resumed(Operation.CHAT, b"body", told)
+        return self.new.resumed(Operation.CHAT, body, told)
 
     def close(self) -> None:
         self.old.close()
         self.new.close()
-        self.handle.close()
         self.ether.close()
 
 
@@ -136,7 +127,6 @@ def test_the_ticket_travels_with_the_failure_and_says_nothing_of_the_state(two: 
         {"digest": "0" * 64},
         {"size": len(STATE) - 1},
         {"size": 1 << 40},
-        {"size": 0},
         {"build": "another"},
         {"build": ""},
         {"service": "nobody/m"},
@@ -189,9 +179,9 @@ def test_a_larger_state_than_is_allowed_here_is_not_fetched(two: Two) -> None:
 
 def test_a_service_that_does_not_answer_holds_nobody_up(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FETCH", 0.05)
-    two.handle.close()
-    mute = two.old_mesh.serve(keys.service_key(OLD), lambda call: None)
-    assert two.resumed(two.ticket()) is None
+    mute = two.old_mesh.serve(keys.state_key(ServiceId("mute/m")), lambda call: None)
+    until_now(lambda: two.new_mesh.alive(keys.state_key(ServiceId("mute/m"))), "it is there, and mute")
+    assert two.resumed(two.ticket(service="mute/m")) is None
     mute.close()
 
 
@@ -215,11 +205,52 @@ def test_the_end_waits_for_what_was_offered_and_not_for_ever(two: Two, monkeypat
     assert not two.old._offers
 
 
-def test_other_calls_are_not_taken_for_states(two: Two) -> None:
-    ask = FakeCall(encode(CallHead(Operation.STATE, text=TextContext(state=None))))
-    assert not two.old.takes(ask), "nothing was offered"
+LONG = b"a body that is long enough to be worth it" * 100
+
+
+def test_the_next_turn_gets_the_state_of_the_one_before(two: Two) -> None:
+    ticket = two.old.finished(7)
+    assert (ticket.size, ticket.written) == (0, -1), "nothing is saved until somebody asks"
+    assert two.resumed(ticket) is None, "a short prompt is read as fast"
+    assert two.resumed(ticket, LONG) is not None
+    assert two.gets.taken == [(STATE, -1)]
+    assert two.resumed(ticket, LONG) is None, "it is given once"
+
+
+def test_where_the_turn_before_was_answered_nothing_is_fetched(two: Two) -> None:
+    ticket = two.old.finished(7)
+    assert two.old.resumed(Operation.CHAT, LONG, TextContext(streamed=True, state=ticket)) is None
+    assert two.resumed(ticket, LONG) is not None, "it was not asked for until now"
+
+
+def test_a_slot_that_was_given_away_is_done_without(two: Two) -> None:
+    ticket = two.old.finished(7)
+    two.had.state = STATE * 1000
+    assert two.resumed(ticket, LONG) is None
+    assert not two.gets.taken
+
+
+def test_tickets_are_bounded_in_number(two: Two) -> None:
+    first = two.old.finished(7)
+    for _ in range(module.TURNS):
+        two.old.finished(7)
+    assert two.resumed(first, LONG) is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"\xff",
+        encode(CallHead(Operation.STATE)),
+        encode(CallHead(Operation.STATE, text=TextContext())),
+        encode(CallHead(Operation.CHAT, text=TextContext(state=StateTicket("old/m", "", "b", "", 0)))),
+    ],
+    ids=["nothing", "no call", "no context", "no ticket", "another operation"],
+)
+def test_whoever_asks_without_a_ticket_gets_an_error(two: Two, head: bytes) -> None:
     two.ticket()
-    assert not two.old.takes(FakeCall(b"\xff"))
-    assert not two.old.takes(FakeCall(encode(CallHead(Operation.CHAT))))
-    assert two.old.takes(ask)
-    assert ask.code == "mesh"
+    call = FakeCall(head)
+    two.old._asked(call)
+    assert call.code in ("mesh", "invalid-input")
+    assert two.old._offers

@@ -1,4 +1,4 @@
-"""The state of an answer moves between two real engines: its text is that of an uncut one, and nothing is read twice."""
+"""The state of an answer moves between two real engines: its text is as if uncut, and nothing is read twice."""
 
 from __future__ import annotations
 
@@ -174,6 +174,19 @@ def test_a_state_that_is_too_large_or_gone_is_not_saved(pair: list[LoadedText]) 
         states(first).save(marked.mark, 1000)
     with pytest.raises(InferenceError, match="not kept"):
         states(first).save(marked.mark - 1, MOST)
+
+
+def test_a_state_is_not_saved_for_another_call_that_has_its_slot(pair: list[LoadedText]) -> None:
+    first, _ = pair
+    marks = []
+    for number in range(3):  # one more than there are slots
+        marked = states(first).marked(json.dumps(question(Operation.CHAT, f"{number}" * 20)).encode())
+        assert marked is not None
+        run(first, Operation.CHAT, marked.body, 5)
+        marks.append(marked.mark)
+    with pytest.raises(InferenceError, match="not kept"):
+        states(first).save(marks[0], MOST)
+    assert states(first).save(marks[2], MOST)
 
 
 def test_no_file_is_left(pair: list[LoadedText]) -> None:

@@ -128,8 +128,6 @@ class TextPool:
         """The mesh's callback: refuses at once when the queue is full."""
         queued = self._waiting.qsize()
         error = self.broken or self._closing
-        if error is not None and self._handover is not None and self._handover.takes(call):
-            return
         if error is None and queued >= self._limit:
             self._meter.refuse()
             wait = max(0.05, queued * self._meter.recent_ms / 1000 / len(self._threads))
@@ -214,7 +212,8 @@ class TextPool:
             end = time.monotonic()
             stages = self._text.answered(sender.last, waited, start, sender.first, end)
             self._meter.answer(stages)
-            sender.end(encode(ReplyHead(self._variant, stages, (), None, self._meter.queued, restored)))
+            state = self._handover.finished(mark) if mark and self._handover is not None else None
+            sender.end(encode(ReplyHead(self._variant, stages, (), None, self._meter.queued, restored, state)))
 
     def _run_call(
         self, operation: Operation, body: bytes, take: OnPiece, context: TextContext, budget: float

@@ -92,6 +92,7 @@ class Talk:
         if self._loaded.states is not None and self._loaded.states.build:
             most = spec.text.state_limit if spec.text is not None else 0
             handover = Handover(spec.service, self._loaded.states, reporter.mesh, most)
+            handover.serve()
         pool = TextPool(self._loaded, self.meter, self._text, description, spec.queue_limit, reporter.changed, handover)
         if self._question is None:
             return pool, None

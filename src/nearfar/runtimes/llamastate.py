@@ -139,13 +139,15 @@ class LlamaStates(States):
         return Marked(msgspec.json.encode(raw), mark)
 
     def save(self, mark: int, most: int) -> bytes:
-        slot = next((slot for slot in self._look() if slot.params.n_discard == mark), None)
+        slot = self._marked(mark)
         if self._own is None or slot is None:
-            raise InferenceError("The state of this call is not kept any more.", "Ask again.")
+            raise _gone()
         if slot.n_prompt_tokens * self._own.token_bytes > most:
             raise InferenceError(f"The state is larger than {most} bytes.", "Set [language] state_limit higher.")
         with self._files:
             state = self._written(slot.id)
+        if self._marked(mark) is None:  # another call was given the slot meanwhile: whose state is it?
+            raise _gone()
         if len(state) > most:
             raise InferenceError(f"The state is larger than {most} bytes.", "Set [language] state_limit higher.")
         kvstate.check(state, self._own, self._geometry.vocabulary, self._geometry.context)
@@ -240,6 +242,9 @@ class LlamaStates(States):
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _marked(self, mark: int) -> _Slot | None:
+        return next((slot for slot in self._look() if slot.params.n_discard == mark), None)
+
     def _look(self) -> list[_Slot]:
         try:
             return _slots.decode(self._fetch("/slots", None))
@@ -290,6 +295,10 @@ class _Chunks:
         if not self._usage:
             return (msgspec.json.encode({**raw, "timings": timings}),)
         return (msgspec.json.encode(raw), msgspec.json.encode(last))
+
+
+def _gone() -> InferenceError:
+    return InferenceError("The state of this call is not kept any more.", "Ask again.")
 
 
 def _kind(chat: bool) -> str:

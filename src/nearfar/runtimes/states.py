@@ -50,7 +50,8 @@ class States(ABC):
 
     @abstractmethod
     def save(self, mark: int, most: int) -> bytes:
-        """The state of a marked call that was stopped, of `most` bytes at most. Raises `InferenceError`."""
+        """The state of a marked call that has ended, of `most` bytes at most. Raises `InferenceError`: also when its
+        slot is another call's now."""
 
     @abstractmethod
     def resume(self, operation: Operation, body: bytes, state: bytes, written: int) -> Resumed:

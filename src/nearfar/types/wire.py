@@ -32,7 +32,7 @@ class Operation(StrEnum):
     EMBED = "embed"
     """The JSON of an embedding request in, that of its answer out."""
     STATE = "state"
-    """Asked by a service, of one that is to end: nothing in; out comes the state that `TextContext.state` names."""
+    """Asked by a service, of another one: nothing in; out comes the state that `TextContext.state` names."""
 
 
 TEXT = frozenset({Operation.CHAT, Operation.COMPLETE, Operation.EMBED})
@@ -40,8 +40,9 @@ TEXT = frozenset({Operation.CHAT, Operation.COMPLETE, Operation.EMBED})
 
 
 class StateTicket(msgspec.Struct, frozen=True, array_like=True):
-    """Where the state of an answer that was handed over can be fetched, once, for some moments. It travels from the
-    service that ends to the caller, and from there to the service that goes on, which fetches the state itself."""
+    """Where the state of an answer can be fetched, once: of one that was handed over for some moments, of one that was
+    finished as long as its slot is not given to another call. It travels from the service that wrote the answer to the
+    caller, and from there to the service that goes on, which fetches the state itself."""
 
     service: str
     secret: str
@@ -49,9 +50,9 @@ class StateTicket(msgspec.Struct, frozen=True, array_like=True):
     build: str
     """Of model file and engine; another one cannot read the state."""
     digest: str
-    """blake2b of the state, 32 bytes in hexadecimal."""
+    """blake2b of the state, 32 bytes in hexadecimal; "" while it is not saved."""
     size: int
-    """Bytes of the state."""
+    """Bytes of the state; 0 while it is not saved."""
     written: int = 0
     """Characters of the answer that the caller has; below 0 when the call is another one with the same beginning."""
 
@@ -72,7 +73,7 @@ class TextContext(msgspec.Struct, frozen=True, array_like=True):
     request: str = ""
     """An id that all attempts of one request share."""
     state: StateTicket | None = None
-    """What is known already of this call, at a service that is to end. To use it saves work and changes no answer."""
+    """What is known already of this call, at another service. To use it saves work; the answer is the same."""
 
 
 class TensorHead(msgspec.Struct, frozen=True, array_like=True):
@@ -132,6 +133,8 @@ class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
     """Requests that waited at the service when this was sent."""
     restored: int = 0
     """Tokens of prompt and answer that were not computed here, as their state was fetched from another service."""
+    state: StateTicket | None = None
+    """For the next turn: where the state of this answer is. Of a state itself: its digest and size."""
 
 
 _encoder = msgspec.msgpack.Encoder()
