@@ -231,30 +231,36 @@ def alone(file: Path, asked: TextCall) -> tuple[str, dict[str, Any]]:
 @pytest.mark.slow
 def test_a_planned_move_takes_the_state_along(lab: Lab, tmp_path: Path) -> None:
     model = big(tmp_path)
-    asked = call(LONG, max_tokens=2500)
-    whole, usage = alone(model.file, asked)
-    nodes = pair(lab, model, NEARFAR_NODE_SELF_TEST_EVERY_MS="600000")
+    nodes = pair(lab, model)
 
     async def body(talker: Talker, client: Client) -> None:
         builds = {v.report.text.build for v in client.snapshot().services.values() if v.report.text}
         assert len(builds) == 1 and "" not in builds
-        left: list[str] = []
+        for attempt in range(4):  # on a machine with no time to spare it may be too late, and is done without
+            asked = call(f"{attempt} {LONG}", max_tokens=2500)
+            left: list[str] = []
 
-        async def end(node: str) -> None:
-            left.append(node)
-            await asked_to_end(nodes, node)
+            async def end(node: str, left: list[str] = left) -> None:
+                left.append(node)
+                await asked_to_end(nodes, node)
 
-        said, about, again = await told(talker, asked, end)
-        assert about.moved == 1
-        assert about.served_by != f"{left[0]}/{MODEL}"
+            said, about, again = await told(talker, asked, end)
+            assert about.moved == 1
+            assert about.served_by != f"{left[0]}/{MODEL}"
+            gone = nodes[left[0]]
+            assert await asyncio.to_thread(gone.wait_ended) == 0
+            if about.state_moved:
+                break
+            await asyncio.to_thread(gone.launch)
+            await asyncio.to_thread(gone.wait_ready)
+            await client.wait_for(MODEL, 30.0, gone.name)
+        whole, usage = await asyncio.to_thread(alone, model.file, asked)
         assert said == whole
         assert again["completion_tokens"] == usage["completion_tokens"]
         assert again["prompt_tokens"] == usage["prompt_tokens"]
         assert about.state_moved > usage["prompt_tokens"], "prompt and some of the answer came along"
         cached = again["prompt_tokens_details"]["cached_tokens"]
         assert cached == about.state_moved - 1, "but for the last token, which is decoded again, nothing was read"
-        code = await asyncio.get_running_loop().run_in_executor(None, nodes[left[0]].wait_ended)
-        assert code == 0
 
     with_talker(lab, list(nodes.values()), body, lease_ms=10_000)
 

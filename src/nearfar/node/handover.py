@@ -44,9 +44,9 @@ from nearfar.types.wire import (
 
 log = logging.getLogger(__name__)
 _NO_STAGES = Stages()
-OFFERED = 1.5
+OFFERED = 2.5
 """Seconds in which an offered state must be fetched; so much longer may a service that ends take at most."""
-FETCH = 1.5
+FETCH = 2.0
 """Seconds in which the state of an answer must have arrived, else it is written again."""
 FETCH_TURN = 0.5
 """The same for the next turn: reading its prompt takes no longer than that, as a rule."""
