@@ -205,7 +205,7 @@ def test_the_end_waits_for_what_was_offered_and_not_for_ever(two: Two, monkeypat
     assert not two.old._offers
 
 
-LONG = b"a body that is long enough to be worth it" * 100
+LONG = b"a body that is long enough to be worth it" * 20
 
 
 def test_the_next_turn_gets_the_state_of_the_one_before(two: Two) -> None:

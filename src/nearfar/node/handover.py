@@ -50,7 +50,7 @@ FETCH = 2.0
 """Seconds in which the state of an answer must have arrived, else it is written again."""
 FETCH_TURN = 0.5
 """The same for the next turn: reading its prompt takes no longer than that, as a rule."""
-WORTH = 2048
+WORTH = 512
 """Bytes of a call below which reading its prompt takes no longer than fetching its state."""
 TURNS = 256
 """Finished answers whose tickets are remembered; a slot keeps but the last one it was given."""
