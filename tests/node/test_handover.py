@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from nearfar.errors import InferenceError, InputError, Moved
+from nearfar.mesh.base import Call
 from nearfar.mesh.memory import Ether, MemoryMesh
 from nearfar.node import handover as module
 from nearfar.node import keys
@@ -145,6 +146,24 @@ def test_a_state_that_is_changed_on_its_way_is_not_used(two: Two) -> None:
     two.old._offers[secret] = two.old._offers[secret]._replace(state=flipped)
     assert two.resumed(ticket) is None
     assert not two.gets.taken
+
+
+@pytest.mark.parametrize("wrong", ["body", "size", "nothing told", "no head", "too large"])
+def test_a_state_that_came_otherwise_than_it_was_sent_is_not_used(two: Two, wrong: str) -> None:
+    """A turn's ticket, which cannot tell a digest before the state is saved."""
+    liar = ServiceId("liar/m")
+    state = STATE * 100 if wrong == "too large" else STATE
+    told = StateTicket(liar, "", "b", module._digest(state), len(state) - (wrong == "size"))
+
+    def answers(call: Call) -> None:
+        head = encode(ReplyHead("", Stages(), state=None if wrong == "nothing told" else told))
+        call.reply(b"\xc1" if wrong == "no head" else head, [state[:-1] + b"?" if wrong == "body" else state])
+
+    handle = two.old_mesh.serve(keys.state_key(liar), answers)
+    until_now(lambda: two.new_mesh.alive(keys.state_key(liar)), "it is there")
+    assert two.resumed(StateTicket(liar, "s", "b", "", 0, -1), LONG) is None
+    assert not two.gets.taken
+    handle.close()
 
 
 def test_what_the_engine_does_not_take_is_done_without(two: Two) -> None:
