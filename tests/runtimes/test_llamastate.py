@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import nearfar
 from nearfar.errors import InferenceError, InputError
 from nearfar.runtimes import kvstate
 from nearfar.runtimes.llamastate import LlamaStates
@@ -111,6 +112,26 @@ def test_an_answer_that_is_cut_anywhere_goes_on_as_if_uncut(pair: list[LoadedTex
         assert {chunk["object"] for chunk in chunks} == {json.loads(uncut[0])["object"]}
         reasons = [c["finish_reason"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"]]
         assert reasons == ["length"]
+
+
+def test_the_model_that_ships_goes_on_as_if_uncut() -> None:
+    path = Path(nearfar.__file__).parent / "models" / "embedded" / "facts" / "facts-q8_0.gguf"
+    first, second = engine(path), engine(path)
+    table = "eggs: 6\nmilk: 2\nbutter: 1"
+    asked = question(Operation.CHAT, "How many eggs do I have?")
+    asked["messages"].insert(0, {"role": "system", "content": table})
+    uncut = run(first, Operation.CHAT, asked)
+    after = len(uncut) // 2
+    assert after > 2
+    said, state = cut(first, Operation.CHAT, asked, after)
+    resumed = states(second).resume(Operation.CHAT, json.dumps(asked).encode(), state, len(said))
+    told, chunks = finish(second, resumed)
+    assert told == text(uncut)
+    reasons = [[c["finish_reason"] for p in part for c in p["choices"]] for part in (map(json.loads, uncut), chunks)]
+    assert reasons[0][-1] == reasons[1][-1]
+    assert chunks[-1]["timings"]["prompt_n"] == 1
+    first.close()
+    second.close()
 
 
 def test_a_state_gives_nothing_beyond_what_the_caller_has(pair: list[LoadedText]) -> None:
