@@ -122,6 +122,7 @@ def _parameters(module: Any, path: Path, options: TextOptions, context: int) -> 
     parameters.n_ctx = context * options.slots
     parameters.n_parallel = options.slots
     parameters.kv_unified = False
+    parameters.ctx_shift = False  # what does not fit is refused; and `llamastate.py` relies on it
     parameters.fit_params = False  # else it makes the context smaller without a word
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = options.threads
     # A prompt is read in parts of this size; between two of them others get their turn, and a stop is heard.

@@ -43,7 +43,7 @@ ALIKE = 0.5
 """Share of a state's tokens that must be those of the prompt, for it to be worth a slot."""
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 _FIRST_MARK = 1 << 20
-_MOST_MARKS = 1 << 30
+_MARKS = 1 << 30
 _NOT_OF_A_COMPLETION = (
     "messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "max_completion_tokens", "n_predict",
     "chat_template_kwargs", "reasoning_format", "add_generation_prompt", "n",
@@ -108,7 +108,7 @@ class LlamaStates(States):
         self._own: kvstate.Layout | None = None
         self._files = threading.Lock()
         """Held while there is a file."""
-        self._marks = itertools.cycle(range(_FIRST_MARK, _MOST_MARKS))
+        self._marks = itertools.count(secrets.randbelow(_MARKS))  # a caller who sends `n_discard` cannot guess one
         self._restored: dict[int, tuple[int, float]] = {}
         """Slot -> its last task and the moment at which a state was restored into it."""
 
@@ -134,7 +134,7 @@ class LlamaStates(States):
             return None  # the engine says what is wrong with it
         if seen.lora or (seen.n or 1) > 1:
             return None
-        mark = next(self._marks)
+        mark = _FIRST_MARK + next(self._marks) % _MARKS
         raw["n_discard"] = msgspec.Raw(str(mark).encode())
         return Marked(msgspec.json.encode(raw), mark)
 
