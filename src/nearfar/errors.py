@@ -7,6 +7,7 @@ Each message ends with what to do next. `code` is the stable, machine-readable n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class NearfarError(Exception):
@@ -176,6 +177,8 @@ class Moved(MeshError):
     """A service that is asked to end hands a streamed answer over: another one is to go on with it."""
 
     code = "moved"
+    state: Any = None
+    """A `types.wire.StateTicket` when what was computed of the answer can be fetched; else None."""
 
 
 class PortBusy(MeshError):

@@ -25,6 +25,15 @@ class LanguageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     drafts: Annotated[tuple[str, ...], Meta(description="Small models that guess tokens ahead: MODEL=FILE.")] = ()
     ngram: Annotated[bool, Meta(description="Guess tokens ahead by what was said before.")] = False
     draft_tokens: Annotated[int, Meta(ge=1, le=64, description="Tokens guessed ahead at once.")] = 8
+    state_limit: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=512 * 1024 * 1024 - 4096,
+            description="Largest state of a conversation that moves with it when a service ends; 0: none does.",
+            extra={"kind": "bytes"},
+        ),
+    ] = 64 * 1024 * 1024
 
 
 class RoutingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -237,6 +237,8 @@ def said(about: dict[str, Any]) -> str:
     parts.append(f"{cost:.6f} {about.get('currency') or ''}".strip() if cost else "free")
     if about.get("moved"):
         parts.append(f"carried on elsewhere {about['moved']} time(s)")
+    if about.get("state_moved"):
+        parts.append(f"{about['state_moved']} tokens came along")
     return " · ".join(parts)
 
 

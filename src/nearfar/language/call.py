@@ -135,6 +135,8 @@ class About(msgspec.Struct, frozen=True, omit_defaults=False):
     """Tokens that a split spared the far end."""
     moved: int = 0
     """How often the answer was carried on elsewhere."""
+    state_moved: int = 0
+    """Tokens of prompt and answer that moved along at the last move, and were not computed again."""
     attempts: tuple[str, ...] = ()
     stages: Times = Times()
 

@@ -7,6 +7,10 @@ continue would be faster, but a text does not tell its tokens, and it may go ano
 cached of the prompt changes the rounding, and two tokens were about as likely), it is given what was produced to
 continue; one with another variant is left, and the next one asked.
 
+A service that is asked to end offers what it has computed of the answer (`StateTicket`), and the next one with the same
+model file and engine fetches it: it then has the delivered text without writing it, which is compared as any other, and
+the prompt is not read again. Where that fails the text is written, as if nothing had been offered.
+
 With a temperature no text is the one that would have come: the produced text is given to continue, which is one of
 those that could have come, also when a seed was stated.
 
@@ -23,11 +27,11 @@ from typing import Any
 import msgspec
 
 from nearfar.client.talking import Piece, Talking, TextRequest
-from nearfar.errors import NearfarError, NoCandidate, StreamCut, UnknownModel
+from nearfar.errors import Moved, NearfarError, NoCandidate, StreamCut, UnknownModel
 from nearfar.language.call import View, with_fields
 from nearfar.placement.filters import FAR_RUNTIMES
 from nearfar.types.ids import ServiceId
-from nearfar.types.wire import Operation
+from nearfar.types.wire import Operation, StateTicket
 
 MOST_MOVES = 8
 SAMPLED = 0.8
@@ -130,7 +134,7 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncGen
     """Pieces of the answer, each with how often it has moved until then. Raises `StreamCut` when it cannot go on."""
     delivered = Delivered()
     moved = 0
-    asked = request
+    asked = without = request
     rest: _Rest | None = None
     cut: StreamCut | None = None
     began = variant = ""
@@ -149,9 +153,12 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncGen
                     yield piece, moved
             return
         except _Differs as error:
+            if without is not asked:  # the state is not trusted
+                asked, rest = without, _Rest(delivered, request.operation, again=greedy(view))
+                continue
             if _prompt_is_text(view) and variant and variant == _variant(talking, error.service):
                 again = msgspec.structs.replace(asked, incumbent=ServiceId(error.service))
-                asked = _continued(again, view, delivered)
+                asked = without = _continued(again, view, delivered)
                 rest = _Rest(delivered, request.operation, again=False)
                 continue
             cut = error
@@ -160,6 +167,9 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncGen
         except NearfarError as error:  # nobody takes what is left of it
             if cut is None:
                 raise
+            if without is not asked:  # none of those that could take the state along
+                asked = without
+                continue
             raise _ended(cut, _nobody(error)) from None
         reason = why_not(view, delivered)
         if reason or moved >= MOST_MOVES:
@@ -169,6 +179,8 @@ async def stream(talking: Talking, request: TextRequest, view: View) -> AsyncGen
         asked = msgspec.structs.replace(request, incumbent=None, excluded=tuple(dict.fromkeys((*near, cut.service))))
         if not greedy(view):
             asked = _continued(asked, view, delivered)
+        without = asked
+        asked = _with_state(talking, asked, cut, len(delivered.text) if greedy(view) else -1) or asked
         rest = _Rest(delivered, request.operation, again=greedy(view))
 
 
@@ -197,6 +209,22 @@ def _nobody(error: NearfarError) -> str:
 def _left_out(talking: Talking, asked: TextRequest) -> tuple[Any, ...]:
     far = [s for s, view in talking.snapshot().services.items() if view.report.runtime in FAR_RUNTIMES]
     return (*asked.excluded, *far)
+
+
+def _with_state(talking: Talking, asked: TextRequest, cut: StreamCut, written: int) -> TextRequest | None:
+    """The request for those services alone that can take the state along; None when none was offered, or nobody can."""
+    ticket: StateTicket | None = cut.cause.state if isinstance(cut.cause, Moved) else None
+    if ticket is None or ticket.service != cut.service:
+        return None
+    views = {s: view for s, view in talking.snapshot().services.items() if view.report.model == asked.model}
+    able = {
+        s for s, view in views.items() if view.alive and view.report.text and view.report.text.build == ticket.build
+    }
+    if not able - set(asked.excluded):
+        return None
+    context = msgspec.structs.replace(asked.context, state=msgspec.structs.replace(ticket, written=written))
+    excluded = tuple(dict.fromkeys((*asked.excluded, *(service for service in views if service not in able))))
+    return msgspec.structs.replace(asked, context=context, excluded=excluded)
 
 
 def _continued(request: TextRequest, view: View, delivered: Delivered) -> TextRequest:

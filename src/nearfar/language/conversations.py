@@ -2,7 +2,8 @@
 
 A conversation is known by the name that its caller gave it, else by its messages: those that were not the model's own.
 The key's name and the privacy are part of it: what one caller asked never steers, nor tells of, another's calls. Only
-digests are kept, bounded in number, in memory.
+digests are kept, bounded in number, in memory, and beside them where the state of the last answer is: should another
+service be chosen, it can fetch that.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from nearfar.language.call import TextCall
 from nearfar.types.ids import ServiceId
-from nearfar.types.wire import Operation
+from nearfar.types.wire import Operation, StateTicket
 
 MOST = 4096
 """Conversations that are remembered: about half a megabyte."""
+
+
+class _Kept(NamedTuple):
+    service: ServiceId
+    state: StateTicket | None
 
 
 class Conversations:
@@ -38,25 +44,34 @@ class Conversations:
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._by_key: OrderedDict[bytes, ServiceId] = OrderedDict()
+        self._by_key: OrderedDict[bytes, _Kept] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._by_key)
 
     def incumbent(self, call: TextCall) -> ServiceId | None:
         """Who answered the turn before this one; None when that is not known."""
+        found = self._before(call)
+        return found.service if found is not None else None
+
+    def state(self, call: TextCall) -> StateTicket | None:
+        """Where the state of the turn before this one is, for a service that did not answer that."""
+        found = self._before(call)
+        return found.state if found is not None else None
+
+    def _before(self, call: TextCall) -> _Kept | None:
         key = _named(call) or _digest(call, _asked(call)[:-1])
         found = self._by_key.get(key) if key else None
         if found is not None and key:
             self._by_key.move_to_end(key)
         return found
 
-    def answered(self, call: TextCall, service: ServiceId) -> None:
-        """Remember who answered this turn."""
+    def answered(self, call: TextCall, service: ServiceId, state: StateTicket | None = None) -> None:
+        """Remember who answered this turn, and where its state is."""
         key = _named(call) or _digest(call, _asked(call))
         if not key:
             return
-        self._by_key[key] = service
+        self._by_key[key] = _Kept(service, state)
         self._by_key.move_to_end(key)
         while len(self._by_key) > self._most:
             self._by_key.popitem(last=False)

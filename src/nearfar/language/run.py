@@ -233,7 +233,14 @@ class Run:
                             said = counts(line, said)
                     reply = TextReply(b"", piece.served_by, piece.last.variant, piece.last.stages)
                     about = self._about("far" if target.far else "near", reply, said)
-                    about = msgspec.structs.replace(about, moved=moved, first_token_ms=(first - self._start) * 1000)
+                    if not target.far:
+                        self._director.conversations.answered(self._call, piece.served_by, piece.last.state)
+                    about = msgspec.structs.replace(
+                        about,
+                        moved=moved,
+                        state_moved=piece.last.restored,
+                        first_token_ms=(first - self._start) * 1000,
+                    )
                     yield TextEvent(lines, about)
 
     # -- both ---------------------------------------------------------------------------------------------------------
@@ -433,8 +440,10 @@ class Run:
             spent = (time.monotonic() - self._start) * 1000
             qos = msgspec.structs.replace(qos, deadline=Milliseconds(max(0.01, qos.deadline - spent)))
         reason, name = "; ".join(self._plan.why)[:200], call.policy.name
-        context = TextContext(level, streamed, reason, call.conversation, name, call.id)
-        incumbent = None if target.far else self._director.conversations.incumbent(call)
+        known = self._director.conversations
+        incumbent = None if target.far else known.incumbent(call)
+        state = known.state(call) if streamed and not target.far else None
+        context = TextContext(level, streamed, reason, call.conversation, name, call.id, state)
         return TextRequest(call.operation, ModelName(target.model), body, qos, context, incumbent=incumbent)
 
     def _failed(self, target: _Target, error: NearfarError) -> None:

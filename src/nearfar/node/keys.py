@@ -22,6 +22,11 @@ def service_key(service: ServiceId) -> str:
     return f"service/{service}"
 
 
+def state_key(service: ServiceId) -> str:
+    """Answers with the state of a conversation, to who has a ticket."""
+    return f"state/{service}"
+
+
 def service_of(key: str) -> ServiceId:
     """The service of a token's key; the inverse of `service_key`."""
     return ServiceId(key.partition("/")[2])

@@ -58,7 +58,7 @@ class Reporter:
     """Publishes the meter twice a second, and sooner when the queue has grown or shrunk by much."""
 
     def __init__(self, mesh: Mesh, meter: Meter, key: str) -> None:
-        self._mesh = mesh
+        self.mesh = mesh
         self._meter = meter
         self._key = key
         self._event = threading.Event()
@@ -84,7 +84,7 @@ class Reporter:
         try:
             report = self._meter.report()
             self._said = report.queued
-            self._mesh.publish(self._key, encoder.encode(report))
+            self.mesh.publish(self._key, encoder.encode(report))
         except Exception:  # without reports the service counts as dead, though it answers: try again
             log.exception("telemetry could not be sent")
 

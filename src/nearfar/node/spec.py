@@ -19,6 +19,8 @@ class TextSpec(msgspec.Struct, frozen=True):
     slots: int
     memory: int = 0
     settings: Mapping[str, str] = {}
+    state_limit: int = 0
+    """Most bytes of a state that moves with its conversation; 0: none moves."""
 
 
 class ServiceSpec(msgspec.Struct, frozen=True):

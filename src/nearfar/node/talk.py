@@ -17,11 +17,13 @@ import msgspec
 
 from nearfar.errors import DeadlineExceeded, InferenceError, InputError, Moved, NearfarError, Overloaded
 from nearfar.mesh.base import Call
+from nearfar.node.handover import OFFERED, Handover
 from nearfar.node.meter import Meter
 from nearfar.node.talkmeter import TextMeter
 from nearfar.node.talktest import Probe
 from nearfar.node.worker import Description, refuse
-from nearfar.runtimes.text import LoadedText
+from nearfar.runtimes.states import Resumed
+from nearfar.runtimes.text import LoadedText, OnPiece
 from nearfar.types.request import Stages
 from nearfar.types.wire import TEXT, CallHead, Operation, ReplyHead, TextContext, decode_call, encode
 
@@ -96,8 +98,11 @@ class TextPool:
         description: Description,
         limit: int,
         changed: Callable[[], None],
+        handover: Handover | None = None,
     ) -> None:
+        """`handover`: by what states of answers come and go; without it none does."""
         self._loaded = loaded
+        self._handover = handover
         self._waiting: queue.SimpleQueue[Call | Probe | None] = meter.waiting
         self._meter = meter
         self._text = text
@@ -188,7 +193,7 @@ class TextPool:
                     return True
                 return gone
 
-            self._loaded.run(head.operation, bytes(call.body), take, context, budget)
+            mark, restored = self._run_call(head.operation, bytes(call.body), take, context, budget)
         except msgspec.MsgspecError as error:
             self._refuse(call, InputError(f"The request cannot be read: {error}."))
         except NearfarError as error:
@@ -200,12 +205,35 @@ class TextPool:
                 return
             if sender.dropped:
                 sender.flush()
-                refuse(call, Moved("The service is stopping.", "Ask another to go on."), self._variant, 0)
+                moved = Moved("The service is stopping.", "Ask another to go on.")
+                if mark and sender.last and self._handover is not None:
+                    moved.state = self._handover.offer(mark)
+                refuse(call, moved, self._variant, 0)
                 return
             end = time.monotonic()
             stages = self._text.answered(sender.last, waited, start, sender.first, end)
             self._meter.answer(stages)
-            sender.end(encode(ReplyHead(self._variant, stages, (), None, self._meter.queued)))
+            state = self._handover.finished(mark) if mark and self._handover is not None else None
+            sender.end(encode(ReplyHead(self._variant, stages, (), None, self._meter.queued, restored, state)))
+
+    def _run_call(
+        self, operation: Operation, body: bytes, take: OnPiece, context: TextContext, budget: float
+    ) -> tuple[int, int]:
+        """Answer it, from its state where that is known: (its mark, tokens that were restored)."""
+        handover = self._handover
+        if handover is None:
+            self._loaded.run(operation, body, take, context, budget)
+            return 0, 0
+        resumed = handover.resumed(operation, body, context) if context.state is not None else None
+        if resumed is not None:
+            if resumed.first:
+                take(resumed.first)
+            operation, body, take = resumed.operation, resumed.body, _translated(resumed, take)
+        marked = handover.marked(body, context)
+        if marked is not None:
+            body = marked.body
+        self._loaded.run(operation, body, take, context, budget)
+        return marked.mark if marked else 0, resumed.tokens if resumed else 0
 
     def _budget(self, head: CallHead, waited: float) -> float:
         """What is left of the deadline in milliseconds; 0 for none. Raises `DeadlineExceeded`, `InputError`."""
@@ -239,7 +267,24 @@ class TextPool:
         self._join(now + max(0.0, patience - GOODBYE))
         self._ending = True
         self._join(now + patience)
+        if self._handover is not None:
+            self._handover.finish(min(time.monotonic() + OFFERED, now + patience + GOODBYE))
+            self._handover.close()
 
     def _join(self, end: float) -> None:
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
+
+
+def _translated(resumed: Resumed, take: OnPiece) -> OnPiece:
+    """The engine answers another call than the one that was asked; its caller shall not see that."""
+
+    def translated(piece: bytes) -> bool:
+        if not piece:
+            return take(piece)
+        gone = False
+        for chunk in resumed.chunks(piece):
+            gone = take(chunk)
+        return gone
+
+    return translated

@@ -48,6 +48,8 @@ class TextMeter:
         self._first_ms = self._prefill = self._decode = 0.0
         self._in = self._reused = self._out = 0
         self.embedding = False
+        self.build = ""
+        """Of the states that can be taken; "" for none."""
         self.prices: tuple[float, float, str] = (0.0, 0.0, "")
         """Of a far end: for a million tokens in, a million out, and the currency."""
 
@@ -87,6 +89,7 @@ class TextMeter:
                 self._out,
                 *self.prices,
                 self.embedding,
+                self.build,
             )
 
 

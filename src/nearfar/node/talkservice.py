@@ -10,6 +10,7 @@ import msgspec
 
 from nearfar.errors import ModelFileError, NearfarError, RuntimeUnavailable
 from nearfar.models.manifest import Task, parse_manifest
+from nearfar.node.handover import Handover
 from nearfar.node.meter import Meter
 from nearfar.node.spec import ServiceSpec, TextSpec
 from nearfar.node.talk import TextPool
@@ -64,6 +65,10 @@ class Talk:
             self._question = TextQuestion(self._loaded, embedding, spec.model, spec.self_tests_failed)
             self.meter.tested(self._question.result(""))
         self.profile_ms = self._try(Operation.EMBED if embedding else Operation.COMPLETE)
+        states = self._loaded.states
+        if states is not None and text.state_limit:
+            states.learn(manifest.variant(spec.variant).sha256)
+            self._text.build = states.build
 
     def _try(self, operation: Operation) -> float:
         """Milliseconds of a shortest call; also the proof that the model answers at all."""
@@ -83,7 +88,12 @@ class Talk:
     def serve(self, reporter: Reporter) -> tuple[TextPool, TextTester | None]:
         spec = self._spec
         description = Description(spec.manifest, spec.variant, spec.runtime, (), ())
-        pool = TextPool(self._loaded, self.meter, self._text, description, spec.queue_limit, reporter.changed)
+        handover = None
+        if self._loaded.states is not None and self._loaded.states.build:
+            most = spec.text.state_limit if spec.text is not None else 0
+            handover = Handover(spec.service, self._loaded.states, reporter.mesh, most)
+            handover.serve()
+        pool = TextPool(self._loaded, self.meter, self._text, description, spec.queue_limit, reporter.changed, handover)
         if self._question is None:
             return pool, None
 

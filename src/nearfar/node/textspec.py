@@ -34,7 +34,7 @@ def text_spec(settings: Settings, model: str) -> TextSpec:
         told["draft"] = str(drafts[model])
     elif language.ngram:
         told["ngram"] = "1"
-    return TextSpec(language.context, language.slots, settings.node.memory_limit, told)
+    return TextSpec(language.context, language.slots, settings.node.memory_limit, told, language.state_limit)
 
 
 def _named(key: str, entry: str) -> tuple[str, Path]:

@@ -26,6 +26,7 @@ from nearfar.runtimes import engine, gguf
 from nearfar.runtimes.chunks import Whole
 from nearfar.runtimes.engine import one_line
 from nearfar.runtimes.llamacall import PROGRESS, prepare, raised, translate
+from nearfar.runtimes.llamastate import Geometry, LlamaStates, private_folder
 from nearfar.runtimes.scoring import echoed, tokenizer, wants_echo
 from nearfar.runtimes.text import LoadedText, OnPiece, TextFacts, TextOptions, TextRuntime
 from nearfar.types.telemetry import ComputeUnit, UnitKind
@@ -79,7 +80,8 @@ class LlamaCppRuntime(TextRuntime):
             parameters.lora_adapters = [module.CommonAdapterLoraInfo(file, 0.0) for _, file in loras]
         if options.embedding and not head.values.get(f"{head.architecture}.pooling_type"):
             parameters.pooling_type = module.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-        return _Loaded(module, parameters, path, options, min(context, trained), [name for name, _ in loras])
+        names = [name for name, _ in loras]
+        return _Loaded(module, parameters, options, min(context, trained), names, head.vocabulary)
 
 
 def check_fits(need: gguf.Need, options: TextOptions) -> None:
@@ -120,6 +122,7 @@ def _parameters(module: Any, path: Path, options: TextOptions, context: int) -> 
     parameters.n_ctx = context * options.slots
     parameters.n_parallel = options.slots
     parameters.kv_unified = False
+    parameters.ctx_shift = False  # what does not fit is refused; and `llamastate.py` relies on it
     parameters.fit_params = False  # else it makes the context smaller without a word
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = options.threads
     # A prompt is read in parts of this size; between two of them others get their turn, and a stop is heard.
@@ -149,13 +152,15 @@ def _speculate(module: Any, parameters: Any, options: TextOptions) -> None:
 
 class _Loaded(LoadedText):
     def __init__(
-        self, module: Any, parameters: Any, path: Path, options: TextOptions, context: int, loras: list[str]
+        self, module: Any, parameters: Any, options: TextOptions, context: int, loras: list[str], vocabulary: int
     ) -> None:
         self.slots = options.slots
         self.context = context
         self._embedding = options.embedding
         self._loras = loras
         self._closing = threading.Lock()
+        folder = private_folder()
+        parameters.slot_save_path = f"{folder}{os.sep}"
         try:
             with _KeptSignals():
                 self._server: Any = module.Server(parameters)
@@ -166,7 +171,11 @@ class _Loaded(LoadedText):
                 f"{options.name} cannot be loaded: {one_line(error)}.",
                 "Fetch it again; a draft or an adapter in [language] must be made for this very model.",
             ) from error
-        self._tokenize = tokenizer(self._server.listening_address, parameters.api_keys[0])
+        address, key = self._server.listening_address, parameters.api_keys[0]
+        self._tokenize = tokenizer(address, key)
+        if not options.embedding and "draft" not in options.settings:  # a draft model keeps a state of its own
+            engine_told = f"{_MODULE} {module.__version__} {module.get_system_info()}"
+            self.states = LlamaStates(address, key, folder, Geometry(engine_told, vocabulary, context, options.slots))
 
     def run(
         self, operation: Operation, body: bytes, on_piece: OnPiece, context: TextContext, budget_ms: float = 0.0

@@ -15,6 +15,7 @@ import msgspec
 
 from nearfar.errors import ModelFileError
 from nearfar.runtimes.base import LoadedVariant, LoadOptions, Runtime
+from nearfar.runtimes.states import States
 from nearfar.types.units import Bytes
 from nearfar.types.wire import Operation, TextContext
 
@@ -70,6 +71,9 @@ class LoadedText(ABC):
 
     prices: tuple[float, float, str] = (0.0, 0.0, "")
     """For a million tokens of prompt, a million of answer, and the currency."""
+
+    states: States | None = None
+    """By what conversations move to another process; None where they do not."""
 
     def expected_cost(self) -> float:
         """Price of the next call, in the currency of the fleet; 0 on hardware of one's own."""

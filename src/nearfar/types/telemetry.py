@@ -107,6 +107,8 @@ class TextReport(msgspec.Struct, frozen=True):
     currency: str = ""
     embedding: bool = False
     """It gives vectors, not text."""
+    build: str = ""
+    """Of model file and engine: conversations move with their state where it is equal. "" where none moves so."""
 
 
 REVISION = 12

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
-from nearfar.errors import NearfarError, by_code
+from nearfar.errors import Moved, NearfarError, by_code
 from nearfar.types.request import Privacy, Stages
 from nearfar.types.tensor import DType, Tensor
 
@@ -31,10 +31,30 @@ class Operation(StrEnum):
     """As CHAT, for a text that is continued."""
     EMBED = "embed"
     """The JSON of an embedding request in, that of its answer out."""
+    STATE = "state"
+    """Asked by a service, of another one: nothing in; out comes the state that `TextContext.state` names."""
 
 
 TEXT = frozenset({Operation.CHAT, Operation.COMPLETE, Operation.EMBED})
 """Operations of language models: their body is the JSON that every engine and every far end speaks."""
+
+
+class StateTicket(msgspec.Struct, frozen=True, array_like=True):
+    """Where the state of an answer can be fetched, once: of one that was handed over for some moments, of one that was
+    finished as long as its slot is not given to another call. It travels from the service that wrote the answer to the
+    caller, and from there to the service that goes on, which fetches the state itself."""
+
+    service: str
+    secret: str
+    """Known to who was handed the answer; without it the state is not given out."""
+    build: str
+    """Of model file and engine; another one cannot read the state."""
+    digest: str
+    """blake2b of the state, 32 bytes in hexadecimal; "" while it is not saved."""
+    size: int
+    """Bytes of the state; 0 while it is not saved."""
+    written: int = 0
+    """Characters of the answer that the caller has; below 0 when the call is another one with the same beginning."""
 
 
 class TextContext(msgspec.Struct, frozen=True, array_like=True):
@@ -52,6 +72,8 @@ class TextContext(msgspec.Struct, frozen=True, array_like=True):
     """Whose call it is: the name of a key, never the key."""
     request: str = ""
     """An id that all attempts of one request share."""
+    state: StateTicket | None = None
+    """What is known already of this call, at another service. To use it saves work; the answer is the same."""
 
 
 class TensorHead(msgspec.Struct, frozen=True, array_like=True):
@@ -81,6 +103,8 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     message: str
     hint: str = ""
     retry_after: float = 0.0
+    state: StateTicket | None = None
+    """With `moved`: where the state of the answer is."""
 
     def error(self) -> NearfarError:
         """The exception that the far side raised, as one of this side's."""
@@ -88,11 +112,14 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
         error = cls(self.message, self.hint)
         if hasattr(error, "retry_after"):
             error.retry_after = self.retry_after
+        if isinstance(error, Moved):
+            error.state = self.state
         return error
 
     @classmethod
     def of(cls, error: NearfarError) -> Failure:
-        return cls(error.code, error.message, error.hint, float(getattr(error, "retry_after", 0.0)))
+        state = error.state if isinstance(error, Moved) else None
+        return cls(error.code, error.message, error.hint, float(getattr(error, "retry_after", 0.0)), state)
 
 
 class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
@@ -104,6 +131,10 @@ class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
     failure: Failure | None = None
     queued: int = 0
     """Requests that waited at the service when this was sent."""
+    restored: int = 0
+    """Tokens of prompt and answer that were not computed here, as their state was fetched from another service."""
+    state: StateTicket | None = None
+    """For the next turn: where the state of this answer is. Of a state itself: its digest and size."""
 
 
 _encoder = msgspec.msgpack.Encoder()
