@@ -56,6 +56,7 @@ def test_precision_threads_and_hint_are_ours(tmp_path: Path) -> None:
     variant = ours.OpenVinoRuntime().load(tiny.onnx_add(tmp_path / "m.onnx"), LoadOptions(threads=2))
     compiled = variant._request.get_compiled_model()
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) == "f32"
     assert "LATENCY" in str(compiled.get_property("PERFORMANCE_HINT"))
 
