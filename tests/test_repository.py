@@ -129,7 +129,7 @@ def test_what_an_installed_package_needs_is_pinned() -> None:
 
 
 def test_the_extras_are_complete() -> None:
-    extras = {"language", "litert", "openvino", "hub", "plots", "track", "train", "test", "lint"}
+    extras = {"language", "litert", "openvino", "openvino-genai", "hub", "plots", "track", "train", "test", "lint"}
     assert set(PROJECT["optional-dependencies"]) == extras
     makefile = (ROOT / "Makefile").read_text()
     for named in re.findall(r"\[([a-z,]+)\]'", makefile):

@@ -17,7 +17,7 @@ from nearfar.runtimes.base import LoadOptions
 from nearfar.runtimes.faketext import fake_text
 from nearfar.runtimes.text import LoadedText, TextOptions, TextRuntime
 from nearfar.types.wire import Operation, TextContext
-from tests.runtimes import tinygguf
+from tests.runtimes import tinygguf, tinyir
 
 CHAT, COMPLETE, EMBED = Operation.CHAT, Operation.COMPLETE, Operation.EMBED
 SLOTS, CONTEXT = 3, 512
@@ -36,7 +36,12 @@ def fake(folder: Path) -> Path:
     return path
 
 
-CASES = [Case("llamacpp", lambda folder: tinygguf.llama(folder / "m.gguf", context=CONTEXT)), Case("faketext", fake)]
+CASES = [
+    Case("llamacpp", lambda folder: tinygguf.llama(folder / "m.gguf", context=CONTEXT)),
+    Case("openvino-genai", lambda folder: tinyir.packed(folder, context=CONTEXT)),
+    Case("openvino-genai", lambda folder: tinyir.gguf_file(folder / "m.gguf", context=CONTEXT)),
+    Case("faketext", fake),
+]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.runtime, scope="module")
@@ -246,10 +251,14 @@ def test_several_answers_come_at_once(loaded: LoadedText, tokens: int) -> None:
 
 @pytest.mark.parametrize("tokens", [4, 40])
 def test_logprobs_come_for_each_token(loaded: LoadedText, tokens: int) -> None:
-    answer = ask(loaded, CHAT, messages=user("Hi"), max_tokens=tokens, temperature=0, logprobs=True, top_logprobs=2)
+    asked: dict[str, Any] = {"messages": user("Hi"), "max_tokens": tokens, "temperature": 0, "logprobs": True}
+    answer = ask(loaded, CHAT, **asked, top_logprobs=min(2, loaded.alternatives))
     content = answer["choices"][0]["logprobs"]["content"]
     assert len(content) == tokens
     assert all(told["logprob"] <= 0 and told["top_logprobs"] for told in content)
+    if loaded.alternatives < 20:
+        with pytest.raises(InputError, match="top_logprobs"):
+            ask(loaded, CHAT, **asked, top_logprobs=loaded.alternatives + 1)
 
 
 def test_a_conversation_that_ends_with_the_assistant_is_continued(case: Case, loaded: LoadedText) -> None:

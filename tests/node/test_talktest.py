@@ -52,6 +52,20 @@ def test_another_text_is_wrong_unless_two_tokens_were_as_good_as_tied(now: Any, 
 @pytest.mark.parametrize(
     ("now", "right"),
     [
+        (answer((" a", -0.1), (" c", -0.75)), True),
+        (answer((" a", -0.1), (" x", -0.8)), True),
+        (answer((" a", -0.1), (" c", -1.2)), False),
+        (answer((" x", -0.6), (" b", -0.7)), False),
+        (answer((" a", -0.1)), False),
+    ],
+)
+def test_an_engine_that_tells_of_the_best_token_only_may_tie_too(now: Any, right: bool) -> None:
+    assert (compare(answer((" a", -0.1), (" b", -0.7)), now, alone=True) == "") == right
+
+
+@pytest.mark.parametrize(
+    ("now", "right"),
+    [
         (vector(1.0, 0.01), True),
         (vector(2.0, 0.0), True),
         (vector(0.0, 1.0), False),

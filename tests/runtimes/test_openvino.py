@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +13,14 @@ import numpy as np
 import pytest
 
 from nearfar.errors import InputError, ModelFileError
+from nearfar.runtimes import engine
 from nearfar.runtimes import openvino as ours
 from nearfar.runtimes.base import LoadOptions
 from nearfar.types.tensor import DType
 from tests.realdata import need_data
 from tests.runtimes import tiny
 
+engine.prepare_environment()  # or the import reports to its maker
 ov = pytest.importorskip("openvino")
 
 
@@ -27,10 +32,31 @@ def test_every_exception_of_openvino_is_mapped() -> None:
     assert theirs <= set(ours.ERRORS), f"map these in runtimes/openvino.py: {theirs - set(ours.ERRORS)}"
 
 
+def test_the_engine_reports_to_nobody(tmp_path: Path) -> None:
+    """`import openvino` posts to Google Analytics, and keeps an id of the machine for that in the home folder."""
+    code = (
+        "import sys, pathlib; from nearfar.runtimes.registry import runtime;"
+        "from nearfar.runtimes.base import LoadOptions;"
+        "runtime('openvino').load(pathlib.Path(sys.argv[1]), LoadOptions()).close();"
+        "assert sys.modules['openvino_telemetry'] is None and 'openvino.tools.ovc.telemetry_stub' in sys.modules"
+    )
+    model = tiny.onnx_add(tmp_path / "m.onnx")
+    home = tmp_path / "home"
+    home.mkdir()
+    # It keeps quiet where CI is set; should it speak, then to nobody.
+    env = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    env |= {"HOME": str(home), "https_proxy": "http://127.0.0.1:9"}
+    run = subprocess.run([sys.executable, "-c", code, str(model)], env=env, check=False)
+    left = [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()]
+    assert left == [], "openvino's telemetry ran: runtimes/engine.py must keep it out before the import"
+    assert run.returncode == 0
+
+
 def test_precision_threads_and_hint_are_ours(tmp_path: Path) -> None:
     variant = ours.OpenVinoRuntime().load(tiny.onnx_add(tmp_path / "m.onnx"), LoadOptions(threads=2))
     compiled = variant._request.get_compiled_model()
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) == "f32"
     assert "LATENCY" in str(compiled.get_property("PERFORMANCE_HINT"))
 

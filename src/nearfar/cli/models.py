@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,11 +131,18 @@ class Look:
 
 
 def add_model(store: Store, path: Path, options: AddOptions | None = None, look: Look | None = None) -> Manifest:
-    """Take a model file into the store, its family recognised from its outputs."""
+    """Take a model file into the store, its family recognised from its outputs; or a folder that holds a language model
+    as OpenVINO wrote it, which is packed into one file."""
     from nearfar.models.adding import AddOptions, add_file
+    from nearfar.runtimes import irfolder
 
     look = look or Look(store)
-    return look.keep(add_file(store, path, look, options or AddOptions()))
+    if not irfolder.is_folder(path):
+        return look.keep(add_file(store, path, look, options or AddOptions()))
+    with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:
+        packed = Path(folder) / f"{path.resolve().name}.tar"
+        irfolder.pack(path, packed)
+        return look.keep(add_file(store, packed, look, options or AddOptions()))
 
 
 def _options(
@@ -182,7 +190,7 @@ Licence = Annotated[str, typer.Option("--licence", help="Licence of the weights.
 @app.command()
 def add(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Model file: .onnx, .tflite or .gguf.")],
+    file: Annotated[Path, typer.Argument(help="Model file: .onnx, .tflite, .gguf; a folder of OpenVINO's.")],
     task: Task = None,
     labels: Labels = None,
     name: Name = "",

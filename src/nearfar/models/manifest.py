@@ -197,7 +197,7 @@ def _format(value: Any, path: str) -> str:
     """A format of ours, or `x-...` for one that a third party's runtime loads."""
     if isinstance(value, str) and value.startswith("x-") and is_name(value):
         return value
-    return str(f.one_of("onnx", "tflite", "openvino", "gguf", "far", "fake", "fake-text")(value, path))
+    return str(f.one_of("onnx", "tflite", "openvino", "gguf", "openvino-text", "far", "fake", "fake-text")(value, path))
 
 
 def _sha256(value: Any, path: str) -> str:

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from nearfar.models.adding import AddOptions
 
 _MAGIC = b"GGUF"
+_PACKED = b"nearfar-openvino-text\0"
+"""First bytes of a tar that holds a folder of OpenVINO's: the name of its first member."""
 _FAKE = b"nearfar-fake-text"
 _HEAD = 4096
-_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "q8_0": "int8"}
-_QUANTISATION = re.compile(r"[-_.](f32|f16|bf16|i?q[1-8](_[0-9a-z]+)*)$", re.IGNORECASE)
+_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "q8_0": "int8", "int8": "int8", "int4": "int4"}
+_QUANTISATION = re.compile(r"[-_.](f32|f16|bf16|i?q[1-8](_[0-9a-z]+)*|(fp16|int8|int4)([-_]ov)?)$", re.IGNORECASE)
 
 
 def text_format(path: Path) -> str:
-    """`gguf` or `fake-text` by the file's own mark; "" for any other, and for what cannot be read: that is told
-    elsewhere."""
+    """`gguf`, `openvino-text` or `fake-text` by the file's own mark; "" for any other, and for what cannot be
+    read: that is told elsewhere."""
     if not path.is_file():  # a pipe would be waited for
         return ""
     try:
@@ -37,16 +39,19 @@ def text_format(path: Path) -> str:
         return ""
     if head[:4] == _MAGIC:
         return "gguf"
+    if head.startswith(_PACKED):
+        return "openvino-text"
     return "fake-text" if _FAKE in head and b"\0" not in head else ""
 
 
 def name_of_text(file_name: str) -> str:
     """A model's name from a file's, without the quantisation, which tells a variant.
 
-    >>> name_of_text("Qwen2.5-0.5B-Instruct-Q4_K_M.gguf"), name_of_text("stories260K.gguf")
-    ('qwen2.5-0.5b-instruct', 'stories260k')
+    >>> name_of_text("Qwen2.5-0.5B-Instruct-Q4_K_M.gguf"), name_of_text("Qwen3-1.7B-int4-ov.tar")
+    ('qwen2.5-0.5b-instruct', 'qwen3-1.7b')
     """
-    stem = file_name[:-5] if file_name.lower().endswith(".gguf") else file_name
+    stem = file_name.removesuffix(".tar")
+    stem = stem[:-5] if stem.lower().endswith(".gguf") else stem
     stem = _QUANTISATION.sub("", stem)
     return re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9.]+", "-", stem.lower())).strip("-.")[:64]
 

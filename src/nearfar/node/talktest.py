@@ -75,7 +75,8 @@ class TextQuestion:
         """`failed` counts the self-tests of this service that failed before, since its node started."""
         self._loaded = loaded
         self._operation = Operation.EMBED if embedding else Operation.COMPLETE
-        text = {"prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "logprobs": 5, "cache_prompt": False}
+        beside = min(5, loaded.alternatives)
+        text = {"prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "logprobs": beside, "cache_prompt": False}
         self._body = msgspec.json.encode({"input": PROMPT} if embedding else text)
         self._model, self._failed = model, failed
         self._first = self._asked()
@@ -101,7 +102,7 @@ class TextQuestion:
         """What is wrong with the answer; "" when it is the first one."""
         for tried in range(TRIES):
             try:
-                return compare(self._first, self._asked())
+                return compare(self._first, self._asked(), self._loaded.alternatives == 1)
             except Exception as error:  # an engine may fail in any way
                 failed = f"{type(error).__name__}: {error}"
                 if isinstance(error, InferenceError) and tried + 1 < TRIES:
@@ -119,8 +120,9 @@ class TextQuestion:
         )
 
 
-def compare(first: Any, now: Any) -> str:
-    """What is wrong; "" when both are the same but for rounding."""
+def compare(first: Any, now: Any, alone: bool = False) -> str:
+    """What is wrong; "" when both are the same but for rounding. `alone`: the engine tells of the best token only, so
+    that of two which are tied each is seen in its own answer, as probable as the other."""
     if first.data:
         cosine = _cosine(first.data[0].embedding, now.data[0].embedding if now.data else ())
         return "" if cosine >= ALIKE else f"the vector's cosine to the first one is {cosine:.3f}"
@@ -136,6 +138,8 @@ def compare(first: Any, now: Any) -> str:
         rank = {found.token: found.logprob for found in one.top_logprobs}
         if other.token in rank and one.logprob - rank[other.token] <= TIED:
             return ""  # a tie; what follows is another text
+        if alone and abs(one.logprob - other.logprob) <= TIED:
+            return ""
         return f"token {place + 1} was {one.token!r} and is {other.token!r}"
     return f"the text was {a.text!r} and is {b.text!r}"
 

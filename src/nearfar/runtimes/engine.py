@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 from types import ModuleType
 
 from nearfar.errors import RuntimeUnavailable
@@ -16,12 +17,18 @@ _ENVIRONMENT = {
     # loaded. Nothing of a node may leave the fleet.
     "ORT_DISABLE_TELEMETRY": "1",
 }
+_REPORTERS = ("openvino_telemetry",)
+"""Packages through which an engine reports to its maker, and without which it runs as well. `import openvino` keeps an
+id in `~/intel` and posts to Google Analytics, unless a file there says no, or this package cannot be imported."""
 
 
 def prepare_environment() -> None:
-    """Set what engines read from the environment when they are imported; what the user has set stays."""
+    """Set what engines read from the environment when they are imported; what the user has set stays. Packages that
+    report cannot be imported afterwards."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for name in _REPORTERS:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None: Python's own way to forbid an import
 
 
 def installed(module: str) -> bool:

@@ -65,7 +65,7 @@ _NOTHING = (b"null", b'""', b"[]")
 def prepare(operation: Operation, body: bytes, loras: Sequence[str]) -> Prepared:
     """Raises `InputError`; never with a word of the prompt in it."""
     try:
-        _check_depth(body)
+        check_depth(body)
         seen = _seen.decode(body)
     except msgspec.ValidationError as error:
         raise InputError(f"The request does not fit: {error}.", "Correct the field.") from None
@@ -105,18 +105,7 @@ def _constrained(operation: Operation, seen: _Seen) -> dict[str, Any]:
     """A schema as our own tight grammar; what that does not cover is left to the engine where it can follow it."""
     if seen.grammar and seen.grammar.lstrip().startswith("%"):
         raise InputError("The grammar is not in GBNF.", "See grammars/README.md of llama.cpp for its form.")
-    form = seen.response_format or {}
-    kind = form.get("type", "text")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise InputError(f"response_format.type is {str(kind)[:40]!r}.", "Use text, json_object or json_schema.")
-    schema = seen.json_schema
-    if schema is None and kind != "text":
-        inner = form.get("json_schema")
-        schema = inner.get("schema") if isinstance(inner, dict) else form.get("schema")
-        if schema is None:
-            if kind == "json_schema":
-                raise InputError("response_format has no json_schema.schema.", "Send the schema, or use json_object.")
-            schema = {"type": "object"}
+    schema = asked_schema(seen.response_format or {}, seen.json_schema)
     if schema is None or seen.tools:  # with tools the engine's own grammar allows either
         return {}
     if seen.grammar:
@@ -130,6 +119,22 @@ def _constrained(operation: Operation, seen: _Seen) -> dict[str, Any]:
             f"The schema holds {error}, which completions cannot follow.", "Use /v1/chat/completions, or a grammar."
         ) from None
     return {"grammar": grammar, "response_format": None, "json_schema": None}
+
+
+def asked_schema(form: dict[str, Any], schema: Any) -> Any:
+    """The schema that a body's `response_format` or `json_schema` asks for; None for none. Raises `InputError`."""
+    kind = form.get("type", "text")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise InputError(f"response_format.type is {str(kind)[:40]!r}.", "Use text, json_object or json_schema.")
+    if schema is not None or kind == "text":
+        return schema
+    inner = form.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, dict) else form.get("schema")
+    if schema is not None:
+        return schema
+    if kind == "json_schema":
+        raise InputError("response_format has no json_schema.schema.", "Send the schema, or use json_object.")
+    return {"type": "object"}
 
 
 def _by_number(asked: Sequence[Lora], known: Sequence[str]) -> list[dict[str, Any]]:
@@ -150,8 +155,9 @@ def _by_number(asked: Sequence[Lora], known: Sequence[str]) -> list[dict[str, An
     return made
 
 
-def _check_depth(body: bytes) -> None:
-    """A bound from above that costs little: texts may hold brackets too, so only a body that has many is walked."""
+def check_depth(body: bytes) -> None:
+    """Raise `InputError` for JSON that is nested too deep. It costs little: texts may hold brackets too, so only a body
+    that has many is walked."""
     if body.count(b"[") + body.count(b"{") <= DEEPEST:
         return
     depth = 0

@@ -12,11 +12,13 @@ GGUF_MAGIC = b"GGUF"
 """First bytes of a GGUF file (its specification, "File structure")."""
 FAR_MARK = b"nearfar-far"
 """In a file that describes a far end: the value of its `format`."""
+IR_MARK = "nearfar-openvino-text"
+"""Name of the first member of a tar that holds a language model as OpenVINO's folder."""
 _HEAD = 4096
 
 
 def format_of(path: Path) -> str:
-    """`tflite`, `openvino` (IR), `gguf`, `far`, `fake`, `fake-text` or `onnx`, from the content.
+    """`tflite`, `openvino` (IR), `gguf`, `openvino-text`, `far`, `fake`, `fake-text` or `onnx`, from the content.
 
     ONNX is protobuf without a magic number, so `onnx` means "none of the others, and starts like a protobuf message".
     Raises `ModelFileError` when the file is absent, unreadable, empty or of none of these.
@@ -26,6 +28,8 @@ def format_of(path: Path) -> str:
         return "tflite"
     if head[:4] == GGUF_MAGIC:
         return "gguf"
+    if head.startswith(IR_MARK.encode() + b"\0"):
+        return "openvino-text"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith((b"<?xml", b"<net")):
         return "openvino"

@@ -61,6 +61,8 @@ class OpenVinoRuntime(Runtime):
         config = {"PERFORMANCE_HINT": "LATENCY"}
         if device == "CPU":
             config["INFERENCE_NUM_THREADS"] = str(max(1, options.threads))
+            # Or it binds its threads to the first cores, where those of every other service are bound too.
+            config["ENABLE_CPU_PINNING"] = "NO"
         if device != "NPU":  # an NPU has no f32 arithmetic
             # Without it OpenVINO rounds to bf16 or f16 where the hardware can, and answers depend on the machine.
             config["INFERENCE_PRECISION_HINT"] = "f32"

@@ -26,6 +26,7 @@ BUILT_IN: Mapping[str, str] = {
     "litert": "nearfar.runtimes.litert:LiteRtRuntime",
     "openvino": "nearfar.runtimes.openvino:OpenVinoRuntime",
     "llamacpp": "nearfar.runtimes.llamacpp:LlamaCppRuntime",
+    "openvino-genai": "nearfar.runtimes.openvino_genai:OpenVinoGenAiRuntime",
     "remote": "nearfar.runtimes.remote.runtime:RemoteRuntime",
     "fake": "nearfar.runtimes.fake:FakeRuntime",
     "faketext": "nearfar.runtimes.faketext:FakeTextRuntime",

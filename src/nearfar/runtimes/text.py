@@ -69,6 +69,8 @@ class LoadedText(ABC):
     """Whether a call costs nothing, as the work is done here: then the service asks itself a question now and then. Of
     what somebody else does for money none is made to try it, and it ends by itself, however long it takes."""
 
+    alternatives: int = 20
+    """Most tokens that can be told beside each token of an answer, with their log-probabilities (`top_logprobs`)."""
     prices: tuple[float, float, str] = (0.0, 0.0, "")
     """For a million tokens of prompt, a million of answer, and the currency."""
 
