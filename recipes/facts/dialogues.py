@@ -59,8 +59,8 @@ LATER = 37_888
 """From this training dialogue on, twice as many questions cannot be answered: to see that a name is absent is learnt
 only once names are looked up well, and then needs examples."""
 
-WEAK = {"stock": 14, "places": 3, "temperature": 6, "humidity": 2, "state": 28, "hours": 5, "birthday": 3, "event": 3,
-        "phone": 40, "price": 7, "age": 6, "desk": 3}  # fmt: skip
+WEAK = {"stock": 30, "places": 5, "temperature": 12, "humidity": 3, "state": 28, "hours": 6, "birthday": 4, "event": 4,
+        "phone": 14, "price": 13, "age": 10, "desk": 4}  # fmt: skip
 """``KINDS`` of the part ``weak``, in which also looking up backwards, yes or no, and what is most or least are asked
 several times as often, a table is made to be compared more often, and numbers that are absent look like those there."""
 
@@ -250,8 +250,8 @@ class Grammar:
     def weight(self, intent: str) -> float:
         """How often the part ``weak`` asks an intent, to the others of the same table."""
         if intent.endswith(("most", "least")):
-            return 8.0
-        return {"phone.who": 5.0, "state.is": 5.0}.get(intent, 1.0)
+            return 10.0
+        return {"phone.who": 2.5, "state.is": 5.0}.get(intent, 1.0)
 
     def intents(self, table: Table, alone: bool) -> list[str]:
         """What may be asked, the usual more often than the rest."""

@@ -42,7 +42,7 @@ DIALOGUES, CHUNK, TOKENS = 84_000, 1024, 2048
 HOT, COOLER = 27_918, 0.4  # dialogues at the full rate, and the share of it from then on
 FALL = 0.6  # last share of the run in which the rate falls
 FRESH = 1_000_000  # from this index on no first stage took dialogues
-BLENDED = 0.35  # last share of a second stage, in which every other dialogue is of the part train
+BLENDED = 0.5  # last share of a second stage, in which every other dialogue is of the part train
 IGNORED = -100
 
 
