@@ -9,7 +9,8 @@ flat, then falls over the last three fifths, so until then ``--dialogues`` may s
 ``DIR/weights.npz`` and ``DIR/vocabulary.json`` for ``export.py``.
 
 ``--from`` starts with the weights of a GGUF file (``vocabulary.json`` lies beside it) and takes the dialogues of the
-part ``weak``, in the last part of the run (``BLENDED``) in turn with those of ``train``, as the tests ask.
+part ``weak``, in the last part of the run (``BLENDED``) in turn with those of ``train``, as the tests ask. Its result is
+the mean of the weights before and after (``KEPT``): what was learnt stays, and less of what was known is lost.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ HOT, COOLER = 27_918, 0.4  # dialogues at the full rate, and the share of it fro
 FALL = 0.6  # last share of the run in which the rate falls
 FRESH = 1_000_000  # from this index on no first stage took dialogues
 BLENDED = 0.5  # last share of a second stage, in which every other dialogue is of the part train
+KEPT = 0.3  # share of the first weights in the mean with which a second stage ends
 IGNORED = -100
 
 
@@ -191,8 +193,11 @@ def train(
         print("stopped; the same command goes on from here")
     keep()
     done = bool(state["seen"] >= dialogues)
-    save(out / "weights.npz", shape, weights_of(net))
-    record = {
+    weights = weights_of(net)
+    if start is not None and done:
+        weights = {name: KEPT * first[name] + (1 - KEPT) * w for name, w in weights.items()}
+    save(out / "weights.npz", shape, weights)
+    record: dict[str, Any] = {
         "seed": seed,
         "weights": count(shape),
         "dialogues": state["seen"],
@@ -205,8 +210,11 @@ def train(
         "threads": threads,
         "final_loss": round(smooth, 5),
         "finished": done,
-        "from": None if start is None else hashlib.sha256(start.read_bytes()).hexdigest(),
     }
+    if start is not None:
+        record |= {"from": hashlib.sha256(start.read_bytes()).hexdigest(), "kept": KEPT}
+        if (told := start.with_name("figures.json")).exists():
+            record["first_stage"] = json.loads(told.read_text(encoding="utf-8"))["training"]
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return done
 
