@@ -138,7 +138,9 @@ def network(shape: Shape) -> Any:
 
             for i in range(shape.layers):
                 y = F.rms_norm(x, (shape.width,), p[f"{i}_attention_norm"], EPSILON)
-                both = torch.cat((apart(p[f"{i}_wq"], shape.heads), apart(p[f"{i}_wk"], shape.kv_heads)), 1).flatten(0, 1)
+                both = torch.cat((apart(p[f"{i}_wq"], shape.heads), apart(p[f"{i}_wk"], shape.kv_heads)), 1).flatten(
+                    0, 1
+                )
                 turned = self.turn(F.linear(y, both).view(n, t, 2, -1)).view(n, t, 2, -1, shape.head // 2)
                 q, k = (z.transpose(2, 3).flatten(3) for z in turned.split((shape.heads, shape.kv_heads), 3))
                 v = F.linear(y, p[f"{i}_wv"]).view(n, t, shape.kv_heads, shape.head)
