@@ -153,6 +153,13 @@ class _Reader:
         return self.one({4: "I", 5: "i", 6: "f", 7: "?"}[kind])
 
 
+def unpacked(raw: np.ndarray, kind: int) -> np.ndarray:
+    """The bytes of a tensor of one of ``TENSOR_TYPES`` as float32."""
+    if kind in (0, 1):
+        return raw.view("<f4" if kind == 0 else "<f2").astype(np.float32)
+    return np.asarray((blocks.from_q8_0 if kind == 8 else blocks.from_q4_0)(raw), np.float32)
+
+
 def read(path: Path) -> tuple[Shape, Weights]:
     """Shape and weights of a file that ``write`` wrote, dequantised to float32. ValueError for any other file."""
     r = _Reader(path.read_bytes())
@@ -170,14 +177,9 @@ def read(path: Path) -> tuple[Shape, Weights]:
     arrays = {}
     for name, size, kind, at in found:
         many = int(np.prod(size))
-        each, unpack = {
-            0: (4, lambda raw: raw.view("<f4")),
-            1: (2, lambda raw: raw.view("<f2")),
-            2: (18 / blocks.BLOCK, blocks.from_q4_0),
-            8: (34 / blocks.BLOCK, blocks.from_q8_0),
-        }[kind]
+        each = {0: 4, 1: 2, 2: 18 / blocks.BLOCK, 8: 34 / blocks.BLOCK}[kind]
         raw = np.frombuffer(r.content, np.uint8, int(many * each), start + at)
-        arrays[name] = np.array(unpack(raw), np.float32).reshape(size)
+        arrays[name] = unpacked(raw, kind).reshape(size)
     shape = Shape(
         meta["llama.embedding_length"], meta["llama.block_count"], meta["llama.attention.head_count"],
         meta["llama.attention.head_count_kv"], meta["llama.feed_forward_length"], meta["llama.vocab_size"],

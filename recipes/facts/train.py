@@ -9,8 +9,8 @@ flat, then falls over the last three fifths, so until then ``--dialogues`` may s
 ``DIR/weights.npz`` and ``DIR/vocabulary.json`` for ``export.py``.
 
 ``--from`` starts with the weights of a GGUF file (``vocabulary.json`` lies beside it) and takes the dialogues of the
-part ``weak``, in the last part of the run (``BLENDED``) in turn with those of ``train``, as the tests ask. Its result is
-the mean of the weights before and after (``KEPT``): what was learnt stays, and less of what was known is lost.
+part ``weak``, in the last part of the run (``BLENDED``) in turn with those of ``train``, as the tests ask. Its result
+is the mean of the weights before and after (``KEPT``): what was learnt stays, and less of what was known is lost.
 """
 
 from __future__ import annotations

@@ -71,6 +71,19 @@ def test_a_second_stage_starts_with_the_weights_of_a_file(words: Path, tmp_path:
     assert record["from"] == hashlib.sha256((tmp_path / "first.gguf").read_bytes()).hexdigest()
 
 
+def test_a_second_stage_ends_with_the_mean_of_before_and_after(words: Path, tmp_path: Path) -> None:
+    import torch
+
+    (tmp_path / "vocabulary.json").write_bytes(words.read_bytes())
+    gguf_file.write(tmp_path / "first.gguf", TINY, random_weights(TINY, 3), Vocabulary.load(words), "q8_0")
+    out = tmp_path / "out"
+    assert train.train(out, 2, TINY, DIALOGUES, 5, threads=1, rate=0.01, tokens=4096, start=tmp_path / "first.gguf")
+    _, before = gguf_file.read(tmp_path / "first.gguf")
+    after = torch.load(out / "checkpoint.pt")["net"]["weights.0_wq"].numpy()
+    assert np.abs(after - before["0.wq"]).max() > 1e-3
+    np.testing.assert_allclose(load(out / "weights.npz")[1]["0.wq"], 0.3 * before["0.wq"] + 0.7 * after, atol=1e-6)
+
+
 def test_a_second_stage_asks_what_was_hardly_learnt_then_as_the_tests_ask() -> None:
     assert train.example(2, 5, -1) == dialogue("train", 2, 5)
     assert train.example(2, 5, 10) == dialogue("weak", 2, 5)
