@@ -77,7 +77,7 @@ def test_a_second_stage_ends_with_the_mean_of_before_and_after(words: Path, tmp_
     (tmp_path / "vocabulary.json").write_bytes(words.read_bytes())
     gguf_file.write(tmp_path / "first.gguf", TINY, random_weights(TINY, 3), Vocabulary.load(words), "q8_0")
     out = tmp_path / "out"
-    assert train.train(out, 2, TINY, DIALOGUES, 5, threads=1, rate=0.01, tokens=4096, start=tmp_path / "first.gguf")
+    assert train.train(out, 2, TINY, DIALOGUES, 5, threads=1, rate=1, tokens=4096, start=tmp_path / "first.gguf")
     _, before = gguf_file.read(tmp_path / "first.gguf")
     after = torch.load(out / "checkpoint.pt")["net"]["weights.0_wq"].numpy()
     assert np.abs(after - before["0.wq"]).max() > 1e-3
