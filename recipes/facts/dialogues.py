@@ -2,7 +2,8 @@
 
     python -m recipes.facts.dialogues --seed 1 --count 5        # look at some
 
-``dialogue(part, seed, index)`` is a pure function. The parts: ``train``; ``tables`` (tables never seen), ``names``
+``dialogue(part, seed, index)`` is a pure function. The parts: ``train``; ``weak`` (training, too: more of what was
+hardly learnt, see ``WEAK``); ``tables`` (tables never seen), ``names``
 (every name held out), ``phrasings`` (every phrasing held out), ``both`` (names and phrasings) and ``turns`` (two to
 four questions about one table). Parts never share a random stream, so their tables do not meet.
 
@@ -20,7 +21,8 @@ from recipes.facts import words as w
 from recipes.facts.phrasings import PREFIXES, SEEN, SUFFIXES, UNSEEN
 
 UNKNOWN = "I don't know."
-PARTS = ("train", "tables", "names", "phrasings", "both", "turns")
+TRAINING = ("train", "weak")
+PARTS = (*TRAINING, "tables", "names", "phrasings", "both", "turns")
 KINDS = {
     "stock": 30,
     "places": 9,
@@ -56,6 +58,11 @@ CONFUSABLE = ({"places", "desk"}, {"event", "birthday", "hours"}, {"stock", "pri
 LATER = 37_888
 """From this training dialogue on, twice as many questions cannot be answered: to see that a name is absent is learnt
 only once names are looked up well, and then needs examples."""
+
+WEAK = {"stock": 30, "places": 5, "temperature": 12, "humidity": 3, "state": 28, "hours": 6, "birthday": 4, "event": 4,
+        "phone": 14, "price": 13, "age": 10, "desk": 4}  # fmt: skip
+"""``KINDS`` of the part ``weak``, in which also looking up backwards, yes or no, and what is most or least are asked
+several times as often, a table is made to be compared more often, and numbers that are absent look like those there."""
 
 VAGUE = ("{k}", "and {k}", "and the {k}", "what about the {k}", "{k}, where", "{k}, when", "find {k}", "find the {k}")
 """Phrasings that fit any kind: never used to ask for what a kind cannot answer."""
@@ -101,7 +108,8 @@ class Grammar:
         self.names = w.HELD if part in ("names", "both") else w.TRAINING
         self.phrasings = UNSEEN if part in ("phrasings", "both") else SEEN
         known, made = {"names": (1.0, 0.0), "both": (1.0, 0.0)}.get(part, (0.4, 0.3))
-        self.later = part == "train" and index >= LATER
+        self.weak = part == "weak"
+        self.later = self.weak or (part == "train" and index >= LATER)
         style = self.rng.random()
         self.made_up = 0.0 if style < known else 1.0 if style < known + made else 0.5
 
@@ -166,6 +174,8 @@ class Grammar:
         else:
             lists = LISTS[kind]
         style = self.value_maker(kind)
+        if self.weak and kind == "stock" and size <= 6 and self.rng.random() < 0.4:
+            style = "count"  # of which one is most
         entries: dict[str, str] = {}
         taken = set(avoid)
         for _ in range(4 * size):
@@ -217,9 +227,10 @@ class Grammar:
             return Turn(self.ask("off", table), UNKNOWN, "unknown.off")
         if draw < (0.12 if self.later else 0.08):
             return self.wrong_kind(tables)
-        if draw < (0.44 if self.later else 0.24):
+        if draw < (0.32 if self.weak else 0.44 if self.later else 0.24):
             return self.absent(tables, table)
-        intent = rng.choice(self.intents(table, len(tables) == 1))
+        choices = self.intents(table, len(tables) == 1)
+        intent = rng.choices(choices, [self.weight(i) for i in choices])[0] if self.weak else rng.choice(choices)
         if intent == "list":
             return Turn(self.ask("list", table), f"I know about {joined([n for n, _ in table.entries])}.", "list")
         if intent.endswith(("most", "least")):
@@ -227,12 +238,20 @@ class Grammar:
             full = intent if "." in intent else f"stock.{intent}"
             return Turn(self.ask(intent, table), answer(full, name, value), full)
         name, value = rng.choice(table.entries)
+        if self.weak and intent == "phone.who" and [v for _, v in table.entries].count(value) > 1:
+            intent = "phone.what"  # two have this number
         if intent == "phone.who":
             return Turn(self.ask(intent, table, value=value), answer(intent, name, value), intent)
         asked = value
         if intent == "state.is" and rng.random() < 0.5:
             asked = rng.choice(w.STATES.split(", "))
         return Turn(self.ask(intent, table, name, asked), answer(intent, name, value, asked), intent)
+
+    def weight(self, intent: str) -> float:
+        """How often the part ``weak`` asks an intent, to the others of the same table."""
+        if intent.endswith(("most", "least")):
+            return 10.0
+        return {"phone.who": 2.5, "state.is": 5.0}.get(intent, 1.0)
 
     def intents(self, table: Table, alone: bool) -> list[str]:
         """What may be asked, the usual more often than the rest."""
@@ -250,6 +269,8 @@ class Grammar:
         intent = self.rng.choice(usual)
         if intent == "phone.who":
             value = str(self.rng.randrange(10, 9999))
+            if self.weak and self.rng.random() < 0.7:
+                value = self.near([v for _, v in table.entries])
             if value not in [v for _, v in table.entries]:
                 return Turn(self.ask(intent, table, value=value), UNKNOWN, "unknown.absent")
             intent = "phone.what"
@@ -265,6 +286,13 @@ class Grammar:
                 asked = self.rng.choice(w.STATES.split(", "))
                 return Turn(self.ask(intent, table, name, asked), UNKNOWN, "unknown.absent")
         return Turn(self.ask("off", table), UNKNOWN, "unknown.off")  # a short list of held out names is used up
+
+    def near(self, numbers: list[str]) -> str:
+        """A number of as many digits, which often differs from one of ``numbers`` in one digit only."""
+        digits = list(self.rng.choice(numbers))
+        for place in range(len(digits)) if self.rng.random() < 0.5 else (self.rng.randrange(len(digits)),):
+            digits[place] = self.rng.choice("123456789")
+        return "".join(digits)
 
     def wrong_kind(self, tables: tuple[Table, ...]) -> Turn:
         """A question about a name that is there, but about something that no table says."""
@@ -358,9 +386,12 @@ def dialogue(part: str, seed: int, index: int, turns: int = 0) -> Dialogue:
         raise ValueError(f"part {part!r} is none of {', '.join(PARTS)}")
     grammar = Grammar(part, seed, index)
     rng = grammar.rng
-    kind = rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
+    kinds = WEAK if part == "weak" else KINDS
+    kind = rng.choices(tuple(kinds), tuple(kinds.values()))[0]
     # a held-out list is short: leave a name for the question about what is absent
     size = rng.randrange(2, 7 if part in ("names", "both") else 10)
+    if part == "weak" and kind in ("stock", "temperature", "price", "age", "phone", "state") and rng.random() < 0.6:
+        size = rng.randrange(2, 7)  # may be compared, and is easier to learn with
     tables: tuple[Table, ...] = (grammar.table(kind, size),)
     if rng.random() < 0.12:
         others = [k for k in KINDS if k != kind and not any({k, kind} <= group for group in CONFUSABLE)]
@@ -368,6 +399,8 @@ def dialogue(part: str, seed: int, index: int, turns: int = 0) -> Dialogue:
         tables = (tables[0], grammar.table(rng.choice(others), rng.randrange(2, 5), names))
     if not turns:
         turns = {"train": rng.choice((1, 2, 3, 4, 5, 6)), "turns": rng.randrange(2, 5)}.get(part, 1)
+        if part == "weak":
+            turns = rng.randrange(1, 13)
     return Dialogue(" ".join(t.text for t in tables), tuple(grammar.turn(tables) for _ in range(turns)))
 
 

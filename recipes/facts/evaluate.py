@@ -25,12 +25,12 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy host
 
-from recipes.facts.dialogues import PARTS, UNKNOWN, Dialogue, dialogue
+from recipes.facts.dialogues import PARTS, TRAINING, UNKNOWN, Dialogue, dialogue
 from recipes.facts.prompt import messages
 
 EMBEDDED = Path(__file__).parents[2] / "src/nearfar/models/embedded/facts"
 TEST_SEED = 900
-TEST_PARTS = tuple(part for part in PARTS if part != "train")
+TEST_PARTS = tuple(part for part in PARTS if part not in TRAINING)
 SHIPPED = "facts-q8_0.gguf"
 SLOTS = 4
 LONGEST_ANSWER = 96  # tokens

@@ -1,4 +1,4 @@
-"""Writes the near model as GGUF (version 3): header, metadata, tensors. Only numpy is needed.
+"""Writes the near model as GGUF (version 3): header, metadata, tensors; and reads it back. Only numpy is needed.
 
 Layout after ggml-org's GGUF specification. Matrices come as f16, Q8_0 or Q4_0, norms as f32. The output is tied to the
 embedding, so there is no ``output.weight``. llama.cpp's ``llama`` rotates neighbouring pairs, as this model does:
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from recipes.facts import blocks
-from recipes.facts.model import EPSILON, THETA, Shape, Weights
+from recipes.facts.model import EPSILON, THETA, Shape, Weights, sizes
 from recipes.facts.prompt import TEMPLATE
 from recipes.facts.vocabulary import BEGIN, BYTES, BYTES_FROM, END, UNKNOWN_ID, Vocabulary
 
@@ -125,3 +125,64 @@ def write(path: Path, shape: Shape, weights: Weights, vocabulary: Vocabulary, ki
         raw = packed(w, kinds[n])
         body += raw + bytes(-len(raw) % ALIGNMENT)
     path.write_bytes(head + bytes(-len(head) % ALIGNMENT) + body)
+
+
+class _Reader:
+    """Takes the content of a GGUF file apart, front to back."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.at = content, 0
+
+    def one(self, form: str) -> Any:
+        (value,) = struct.unpack_from(f"<{form}", self.content, self.at)
+        self.at += struct.calcsize(f"<{form}")
+        return value
+
+    def text(self) -> str:
+        size = self.one("Q")
+        self.at += size
+        return self.content[self.at - size : self.at].decode()
+
+    def value(self, kind: int) -> Any:
+        """A metadata value of one of the types that ``_value`` writes."""
+        if kind == 8:
+            return self.text()
+        if kind == 9:
+            inner, size = self.one("I"), self.one("Q")
+            return [self.value(inner) for _ in range(size)]
+        return self.one({4: "I", 5: "i", 6: "f", 7: "?"}[kind])
+
+
+def unpacked(raw: np.ndarray, kind: int) -> np.ndarray:
+    """The bytes of a tensor of one of ``TENSOR_TYPES`` as float32."""
+    if kind in (0, 1):
+        return raw.view("<f4" if kind == 0 else "<f2").astype(np.float32)
+    return np.asarray((blocks.from_q8_0 if kind == 8 else blocks.from_q4_0)(raw), np.float32)
+
+
+def read(path: Path) -> tuple[Shape, Weights]:
+    """Shape and weights of a file that ``write`` wrote, dequantised to float32. ValueError for any other file."""
+    r = _Reader(path.read_bytes())
+    if r.content[:8] != struct.pack("<4sI", b"GGUF", 3):
+        raise ValueError(f"{path} is no GGUF file of version 3")
+    r.at = 8
+    tensors, entries = r.one("Q"), r.one("Q")
+    meta = {r.text(): r.value(r.one("I")) for _ in range(entries)}
+    found = []
+    for _ in range(tensors):
+        name = r.text()
+        size = [r.one("Q") for _ in range(r.one("I"))][::-1]
+        found.append((name, size, r.one("I"), r.one("Q")))
+    start = r.at + -r.at % ALIGNMENT
+    arrays = {}
+    for name, size, kind, at in found:
+        many = int(np.prod(size))
+        each = {0: 4, 1: 2, 2: 18 / blocks.BLOCK, 8: 34 / blocks.BLOCK}[kind]
+        raw = np.frombuffer(r.content, np.uint8, int(many * each), start + at)
+        arrays[name] = unpacked(raw, kind).reshape(size)
+    shape = Shape(
+        meta["llama.embedding_length"], meta["llama.block_count"], meta["llama.attention.head_count"],
+        meta["llama.attention.head_count_kv"], meta["llama.feed_forward_length"], meta["llama.vocab_size"],
+        meta["llama.context_length"],
+    )  # fmt: skip
+    return shape, {name: arrays[tensor_name(name)] for name in sizes(shape)}

@@ -1,19 +1,26 @@
 """Trains the near model on dialogues of the grammar.
 
     python -m recipes.facts.train --seed 1 --out DIR [--dialogues N] [--minutes M] [--smoke]
+    python -m recipes.facts.train --from GGUF --seed 2 --out DIR --dialogues N --rate 1.6e-3    # a second stage
 
 Only what the model must say counts in the loss. Muon (Jordan, 2024) for the matrices, AdamW for the rest; the rate is
 flat, then falls over the last three fifths, so until then ``--dialogues`` may still be changed. Ctrl-C and
 ``--minutes`` save ``DIR/checkpoint.pt``, as every 250 steps do; the same command goes on from there. The result is
 ``DIR/weights.npz`` and ``DIR/vocabulary.json`` for ``export.py``.
+
+``--from`` starts with the weights of a GGUF file (``vocabulary.json`` lies beside it) and takes the dialogues of the
+part ``weak``, in the last part of the run (``BLENDED``) in turn with those of ``train``, as the tests ask. Its result
+is the mean of the weights before and after (``KEPT``): what was learnt stays, and less of what was known is lost.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,14 +33,18 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from recipes.facts.dialogues import dialogue
-from recipes.facts.model import Shape, count, network, save, weights_of
+from recipes.facts import gguf_file
+from recipes.facts.dialogues import Dialogue, dialogue
+from recipes.facts.model import Shape, count, network, put, save, weights_of
 from recipes.facts.prompt import training_ids
 from recipes.facts.vocabulary import Vocabulary, learn
 
 DIALOGUES, CHUNK, TOKENS = 84_000, 1024, 2048
 HOT, COOLER = 27_918, 0.4  # dialogues at the full rate, and the share of it from then on
 FALL = 0.6  # last share of the run in which the rate falls
+FRESH = 1_000_000  # from this index on no first stage took dialogues
+BLENDED = 0.5  # last share of a second stage, in which every other dialogue is of the part train
+KEPT = 0.3  # share of the first weights in the mean with which a second stage ends
 IGNORED = -100
 
 
@@ -48,9 +59,19 @@ def learn_vocabulary(seed: int, dialogues: int = 6000) -> Vocabulary:
     return learn(texts)
 
 
-def batches(vocabulary: Vocabulary, seed: int, chunk: int, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor, int]]:
+def example(seed: int, index: int, blend: float) -> Dialogue:
+    """Dialogue ``index`` of a run. ``blend``: from which on a second stage takes every other one of the part train
+    (none that a first stage of this seed saw); negative for a first stage."""
+    if blend < 0:
+        return dialogue("train", seed, index)
+    return dialogue("train", seed, FRESH + index) if index >= blend and index % 2 else dialogue("weak", seed, index)
+
+
+def batches(
+    vocabulary: Vocabulary, seed: int, chunk: int, tokens: int, blend: float = -1
+) -> list[tuple[torch.Tensor, torch.Tensor, int]]:
     """Batches of chunk ``chunk``: ids [n, t], targets [n, t] (``IGNORED`` where nothing is to be said), dialogues."""
-    made = [training_ids(vocabulary, dialogue("train", seed, i)) for i in range(chunk * CHUNK, (chunk + 1) * CHUNK)]
+    made = [training_ids(vocabulary, example(seed, i, blend)) for i in range(chunk * CHUNK, (chunk + 1) * CHUNK)]
     rng = Random(f"order/{seed}/{chunk}")
     made.sort(key=lambda pair: len(pair[0]) + rng.random())
     out, at = [], 0
@@ -88,16 +109,23 @@ def optimisers(net: Any) -> list[torch.optim.Optimizer]:
 
 def train(
     out: Path, seed: int, shape: Shape, dialogues: int, minutes: float, threads: int = 2, rate: float = 4e-3,
-    tokens: int = TOKENS,
+    tokens: int = TOKENS, start: Path | None = None,
 ) -> bool:  # fmt: skip
-    """Train, or go on with, the network in ``out``; True when all dialogues were seen."""
+    """Train, or go on with, the network in ``out``; True when all dialogues were seen. ``start``: a GGUF file whose
+    weights a second stage begins with; its shape is taken, not ``shape``."""
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
+    if start is not None:
+        shape, first = gguf_file.read(start)
+        shutil.copyfile(start.with_name("vocabulary.json"), out / "vocabulary.json")
     if not (out / "vocabulary.json").exists():
         learn_vocabulary(seed).save(out / "vocabulary.json")
     vocabulary = Vocabulary.load(out / "vocabulary.json")
     net = network(shape)
+    if start is not None:
+        put(net, first)
+    blend = -1.0 if start is None else (1 - BLENDED) * dialogues
     adam = optimisers(net)
     state = {"chunk": 0, "batch": 0, "step": 0, "seen": 0, "tokens": 0, "cpu": 0.0, "wall": 0.0}
     saved = out / "checkpoint.pt"
@@ -119,7 +147,7 @@ def train(
 
     def rest() -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
         while state["seen"] < dialogues:
-            made = batches(vocabulary, seed, int(state["chunk"]), tokens)
+            made = batches(vocabulary, seed, int(state["chunk"]), tokens, blend)
             while state["batch"] < len(made):
                 state["batch"] += 1  # before it is used: a saved state names the next one
                 yield made[int(state["batch"]) - 1]
@@ -127,7 +155,8 @@ def train(
 
     try:
         for ids, target, n in rest():
-            share = rate_at(state["seen"] / dialogues, int(state["step"])) * (1 if state["seen"] < HOT else COOLER)
+            share = rate_at(state["seen"] / dialogues, int(state["step"]))
+            share *= 1 if state["seen"] < HOT or start is not None else COOLER
             for optimiser in adam:
                 for group in optimiser.param_groups:
                     group["lr"] = rate * share
@@ -164,8 +193,11 @@ def train(
         print("stopped; the same command goes on from here")
     keep()
     done = bool(state["seen"] >= dialogues)
-    save(out / "weights.npz", shape, weights_of(net))
-    record = {
+    weights = weights_of(net)
+    if start is not None and done:
+        weights = {name: KEPT * first[name] + (1 - KEPT) * w for name, w in weights.items()}
+    save(out / "weights.npz", shape, weights)
+    record: dict[str, Any] = {
         "seed": seed,
         "weights": count(shape),
         "dialogues": state["seen"],
@@ -179,6 +211,10 @@ def train(
         "final_loss": round(smooth, 5),
         "finished": done,
     }
+    if start is not None:
+        record |= {"from": hashlib.sha256(start.read_bytes()).hexdigest(), "kept": KEPT}
+        if (told := start.with_name("figures.json")).exists():
+            record["first_stage"] = json.loads(told.read_text(encoding="utf-8"))["training"]
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return done
 
@@ -192,11 +228,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of a batch, padding included")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--from", dest="start", type=Path, help="GGUF file to go on from: a second stage")
     parser.add_argument("--smoke", action="store_true", help="a small network on a few dialogues")
     args = parser.parse_args()
     shape = Shape(width=32, layers=2, heads=2, kv_heads=2, hidden=64) if args.smoke else Shape()
     dialogues = 256 if args.smoke else args.dialogues
-    done = train(args.out, args.seed, shape, dialogues, args.minutes, args.threads, args.rate, args.tokens)
+    done = train(args.out, args.seed, shape, dialogues, args.minutes, args.threads, args.rate, args.tokens, args.start)
     print("done" if done else "not finished: run the same command again")
 
 

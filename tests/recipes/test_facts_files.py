@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from recipes.facts import blocks, gguf_file, llama2c, onnx_file
-from recipes.facts.dialogues import dialogue
+from recipes.facts.dialogues import TRAINING, dialogue
 from recipes.facts.model import Shape, Weights, load, random_weights, save, sizes
 from recipes.facts.prompt import TEMPLATE, messages, prompt_ids, training_ids
 from recipes.facts.vocabulary import BEGIN, BYTES_FROM, END, SIZE, Vocabulary, learn
@@ -102,7 +102,7 @@ def test_a_prompt_is_the_beginning_of_what_training_sees(vocabulary: Vocabulary)
 
 
 def test_the_longest_dialogue_fits_the_context(vocabulary: Vocabulary) -> None:
-    longest = max(len(training_ids(vocabulary, dialogue("train", 7, i))[0]) for i in range(2000))
+    longest = max(len(training_ids(vocabulary, dialogue(part, 7, i))[0]) for part in TRAINING for i in range(2000))
     assert longest < Shape().context
 
 
@@ -228,3 +228,25 @@ def test_the_package_gguf_reads_our_file(kind: str, weights: Weights, vocabulary
         tensor = tensors[gguf_file.tensor_name(name)]
         back = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         assert np.abs(back.reshape(w.shape) - w).max() <= tolerance * np.abs(w).max()
+
+
+@pytest.mark.parametrize("kind", sorted(gguf_file.FILE_TYPES))
+def test_what_was_written_is_read_back_and_written_the_same(
+    kind: str, weights: Weights, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    gguf_file.write(tmp_path / "a.gguf", TINY, weights, vocabulary, kind)
+    shape, back = gguf_file.read(tmp_path / "a.gguf")
+    assert shape == TINY
+    assert list(back) == list(weights)
+    for name, w in weights.items():
+        tolerance = {"f16": 0.001, "q8_0": 0.01, "q4_0": 0.14}[kind] if w.ndim > 1 else 0
+        assert np.abs(back[name] - w).max() <= tolerance * np.abs(w).max()
+    if kind == "f16":  # nothing is lost by writing once more
+        gguf_file.write(tmp_path / "b.gguf", shape, back, vocabulary, kind)
+        assert (tmp_path / "b.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
+
+
+def test_a_file_that_is_no_gguf_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGML" + bytes(40))
+    with pytest.raises(ValueError, match="no GGUF file of version 3"):
+        gguf_file.read(tmp_path / "x.gguf")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 
 pytest.importorskip("torch", reason="training needs the extra `train`")
 
-from recipes.facts import llama2c, train
+from recipes.facts import gguf_file, llama2c, train
+from recipes.facts.dialogues import dialogue
 from recipes.facts.model import Shape, load, network, random_weights, weights_of
 from recipes.facts.vocabulary import Vocabulary
 
@@ -48,6 +51,44 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(words: Path, tmp_path: 
     for name, w in whole.items():
         np.testing.assert_array_equal(w, pieces[name], err_msg=name)
         assert np.isfinite(w).all()
+
+
+def test_a_second_stage_starts_with_the_weights_of_a_file(words: Path, tmp_path: Path) -> None:
+    """At a rate of nothing they stay as they are; the vocabulary is that beside the file."""
+    (tmp_path / "vocabulary.json").write_bytes(words.read_bytes())
+    gguf_file.write(tmp_path / "first.gguf", TINY, random_weights(TINY, 3), Vocabulary.load(words), "q8_0")
+    out = tmp_path / "out"
+    for _ in range(2):  # the second call goes on from the checkpoint
+        train.train(out, 2, Shape(), DIALOGUES, 0, threads=1, rate=0, tokens=4096, start=tmp_path / "first.gguf")
+    shape, weights = load(out / "weights.npz")
+    expected_shape, expected = gguf_file.read(tmp_path / "first.gguf")
+    assert shape == expected_shape == TINY
+    for name, w in expected.items():
+        np.testing.assert_array_equal(weights[name], w, err_msg=name)
+    assert (out / "vocabulary.json").read_bytes() == words.read_bytes()
+    record = json.loads((out / "training.json").read_text())
+    assert record["steps"] == 2
+    assert record["from"] == hashlib.sha256((tmp_path / "first.gguf").read_bytes()).hexdigest()
+
+
+def test_a_second_stage_ends_with_the_mean_of_before_and_after(words: Path, tmp_path: Path) -> None:
+    import torch
+
+    (tmp_path / "vocabulary.json").write_bytes(words.read_bytes())
+    gguf_file.write(tmp_path / "first.gguf", TINY, random_weights(TINY, 3), Vocabulary.load(words), "q8_0")
+    out = tmp_path / "out"
+    assert train.train(out, 2, TINY, DIALOGUES, 5, threads=1, rate=1, tokens=4096, start=tmp_path / "first.gguf")
+    _, before = gguf_file.read(tmp_path / "first.gguf")
+    after = torch.load(out / "checkpoint.pt")["net"]["weights.0_wq"].numpy()
+    assert np.abs(after - before["0.wq"]).max() > 1e-3
+    np.testing.assert_allclose(load(out / "weights.npz")[1]["0.wq"], 0.3 * before["0.wq"] + 0.7 * after, atol=1e-6)
+
+
+def test_a_second_stage_asks_what_was_hardly_learnt_then_as_the_tests_ask() -> None:
+    assert train.example(2, 5, -1) == dialogue("train", 2, 5)
+    assert train.example(2, 5, 10) == dialogue("weak", 2, 5)
+    assert train.example(2, 12, 10) == dialogue("weak", 2, 12)
+    assert train.example(2, 13, 10) == dialogue("train", 2, train.FRESH + 13)
 
 
 def test_batches_hold_every_dialogue_once(words: Path) -> None:
