@@ -26,7 +26,7 @@ def loaded(model: str, slots: int, threads: int, context: int) -> Any:
     parameters.model.path = model
     parameters.n_ctx, parameters.n_parallel, parameters.kv_unified = context * slots, slots, False
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-    parameters.cache_ram_mib, parameters.verbosity = 64, -1
+    parameters.cache_ram_mib, parameters.cache_idle_slots, parameters.verbosity = 64, False, -1
     return xllamacpp.Server(parameters)
 
 
