@@ -92,11 +92,11 @@ def streams(port: int, limit: Direct, pids: dict[str, int], count: int, tokens: 
     with measured(mine, lambda: pieces[0]) as nearfar:
         ran = asyncio.run(through(port, count, request))
         pieces[0] = ran["pieces"]
-    nearfar["per_s"] = ran["pieces"] / ran["rest_s"]
+    nearfar["per_s"] = ran["pieces"] / (ran["first_s"] + ran["rest_s"])
     with measured({"direct": pids["direct"]}, lambda: pieces[0]) as theirs:
         ran = limit.generate(count, body)
         pieces[0] = ran["pieces"]
-    return nearfar, theirs | {"per_s": ran["pieces"] / ran["rest_s"]}
+    return nearfar, theirs | {"per_s": ran["pieces"] / (ran["first_s"] + ran["rest_s"])}
 
 
 def medians(runs: list[Cost]) -> Cost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -172,11 +172,13 @@ def read_call(
     except msgspec.DecodeError as error:
         raise InputError(f"The body is not JSON: {error}.", 'Send {"model": ..., "messages": [...]}.') from None
     wanted = route or view.nearfar.route or Route.AUTO
-    try:
-        chosen = Route(wanted)
-    except ValueError:
-        raise InputError(f"The route is {wanted[:40]!r}.", f"Use one of {', '.join(Route)}.") from None
-    return TextCall(operation, body, view, qos, chosen, policy, id=f"req-{uuid.uuid4().hex[:16]}")
+    chosen = _ROUTES.get(wanted)
+    if chosen is None:
+        raise InputError(f"The route is {wanted[:40]!r}.", f"Use one of {', '.join(Route)}.")
+    return TextCall(operation, body, view, qos, chosen, policy, id=f"req-{os.urandom(8).hex()}")
+
+
+_ROUTES: Mapping[str, Route] = {route.value: route for route in Route}
 
 
 def with_fields(body: bytes, changes: Mapping[str, Any]) -> bytes:
