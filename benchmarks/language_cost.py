@@ -1,8 +1,8 @@
 """Processor time that a language model's calls cost, process by process, beside llama.cpp without nearfar.
 
-`benchmarks/language.py` says how fast it is, which on a machine that others use as well is mostly noise; this says what
-it costs, which is steadier: microseconds of processor time that each process takes for one request, or one token. On few
-cores the throughput follows from their sum, as load generator, gateway and service share them.
+`benchmarks/language.py` says how fast it is, which on a machine that others use as well is mostly noise; this says
+what it costs, which is steadier: microseconds of processor time that each process takes for one request, or one
+token. On few cores the throughput follows from their sum, as load generator, gateway and service share them.
   one-token  chat completions of one token, 16 clients: gateway, service and the load generator; then llama.cpp's own
              HTTP server under the same load
   stream     one streamed chat completion after the other; then the same called directly through xllamacpp
@@ -124,9 +124,7 @@ def main() -> None:
             made: dict[str, Cost] = {}
             if given.only in (None, "one-token"):
                 made["one-token nearfar"] = one_token(folder, port, own, given.seconds)
-                made["one-token llama.cpp"] = one_token(
-                    folder, limit.port, {"direct": pids["direct"]}, given.seconds
-                )
+                made["one-token llama.cpp"] = one_token(folder, limit.port, {"direct": pids["direct"]}, given.seconds)
             for name, count in (("stream", 1), ("streams", STREAMS)):
                 if given.only in (None, name):
                     mine, theirs = streams(port, limit, pids, count, given.tokens)
