@@ -93,10 +93,10 @@ def streams(port: int, limit: Direct, pids: dict[str, int], count: int, tokens: 
         ran = asyncio.run(through(port, count, request))
         pieces[0] = ran["pieces"]
     nearfar["per_s"] = ran["pieces"] / (ran["first_s"] + ran["rest_s"])
-    with measured({"direct": pids["direct"]}, lambda: pieces[0]) as theirs:
-        ran = limit.generate(count, body)
-        pieces[0] = ran["pieces"]
-    return nearfar, theirs | {"per_s": ran["pieces"] / (ran["first_s"] + ran["rest_s"])}
+    ran = limit.generate(count, body)
+    each = ran["pieces"]
+    theirs = {"direct_us": ran["spent_s"] * 1e6 / each, "direct_sleeps": ran["sleeps"] / each}
+    return nearfar, theirs | {"per_s": each / (ran["first_s"] + ran["rest_s"])}
 
 
 def medians(runs: list[Cost]) -> Cost:

@@ -3,7 +3,8 @@
 Loads the model with the settings that a service of nearfar gives it, prints the port of the engine's own HTTP server,
 then answers lines on standard input, `STREAMS TOKENS PROMPT_JSON`, by generating that many answers at the same time
 through the engine's Python interface and printing a JSON object: seconds to the first piece (of the first stream),
-seconds from there to the last piece of all, and tokens.
+seconds from there to the last piece of all, tokens, and what the process spent: seconds of processor time and voluntary
+context switches.
 
     python -m benchmarks.llama_direct MODEL SLOTS THREADS CONTEXT
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -40,6 +42,7 @@ def generate(server: Any, streams: int, body: bytes) -> dict[str, float]:
 
         server.handle_chat_completions(body, take)
 
+    before = resource.getrusage(resource.RUSAGE_SELF)
     start = time.perf_counter()
     threads = [threading.Thread(target=one, args=(number,)) for number in range(streams)]
     for thread in threads:
@@ -48,7 +51,14 @@ def generate(server: Any, streams: int, body: bytes) -> dict[str, float]:
         thread.join()
     pieces = sum(len(each) for each in moments)
     first, last = moments[0][0], max(each[-1] for each in moments)
-    return {"first_s": first - start, "rest_s": last - min(each[0] for each in moments), "pieces": pieces}
+    after = resource.getrusage(resource.RUSAGE_SELF)  # also of threads that have ended
+    return {
+        "first_s": first - start,
+        "rest_s": last - min(each[0] for each in moments),
+        "pieces": pieces,
+        "spent_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "sleeps": after.ru_nvcsw - before.ru_nvcsw,
+    }
 
 
 def main(model: str, slots: str, threads: str, context: str) -> None:
