@@ -6,7 +6,9 @@ through the engine's Python interface and printing a JSON object: seconds to the
 seconds from there to the last piece of all, tokens, and what the process spent: seconds of processor time and voluntary
 context switches.
 
-    python -m benchmarks.llama_direct MODEL SLOTS THREADS CONTEXT
+With `shipped`, what a service of nearfar switches off only to be faster stays on, as llama.cpp ships it.
+
+    python -m benchmarks.llama_direct MODEL SLOTS THREADS CONTEXT [shipped]
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import time
 from typing import Any
 
 
-def loaded(model: str, slots: int, threads: int, context: int) -> Any:
+def loaded(model: str, slots: int, threads: int, context: int, shipped: bool) -> Any:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when the library is imported
     import xllamacpp
 
@@ -28,7 +30,9 @@ def loaded(model: str, slots: int, threads: int, context: int) -> Any:
     parameters.model.path = model
     parameters.n_ctx, parameters.n_parallel, parameters.kv_unified = context * slots, slots, False
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-    parameters.cache_ram_mib, parameters.cache_idle_slots, parameters.verbosity = 64, False, -1
+    parameters.cache_ram_mib, parameters.verbosity = 64, -1
+    if not shipped:
+        parameters.cache_idle_slots = False
     return xllamacpp.Server(parameters)
 
 
@@ -61,8 +65,8 @@ def generate(server: Any, streams: int, body: bytes) -> dict[str, float]:
     }
 
 
-def main(model: str, slots: str, threads: str, context: str) -> None:
-    server = loaded(model, int(slots), int(threads), int(context))
+def main(model: str, slots: str, threads: str, context: str, shipped: str = "") -> None:
+    server = loaded(model, int(slots), int(threads), int(context), bool(shipped))
     print(server.listening_address.rpartition(":")[2], flush=True)
     for line in sys.stdin:
         streams, _, body = line.partition(" ")

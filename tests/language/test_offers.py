@@ -71,7 +71,7 @@ def test_it_is_always_what_would_be_found_anew(steps: list[tuple[str, float]]) -
     for what, later in steps:
         now += later
         at = Seconds(now)
-        event: Event = {
+        possible: dict[str, Event] = {
             "ready": reported(now),
             "failed": reported(now, state=ServiceState.FAILED),
             "far": reported(now, runtime="remote"),
@@ -81,8 +81,11 @@ def test_it_is_always_what_would_be_found_anew(steps: list[tuple[str, float]]) -
             "node": NodeAppeared(NodeId("pi"), at),
             "no node": NodeVanished(NodeId("pi"), at),
             "asked": RequestSent(TINY, at, NEVER),
-        }[what]
-        snapshot = fold(snapshot, [event, NodeReported(node_report("pi"), at)] if what == "node" else [event])
+        }
+        events = [possible[what]]
+        if what == "node":
+            events.append(NodeReported(node_report("pi"), at))
+        snapshot = fold(snapshot, events)
         for moment in (now, now + 1.0):
             found = kept.of(snapshot, Seconds(moment))
             assert msgspec.to_builtins(found) == msgspec.to_builtins(offers(snapshot, Seconds(moment)))
