@@ -201,8 +201,10 @@ class Director:
 
     def too_long(self, call: TextCall, ruling: Ruling, model: str) -> bool:
         """Whether a private prompt is a question with a document that the model cannot take at once."""
+        if call.model != AUTO or call.operation is not Operation.CHAT or ruling.privacy is Privacy.ANY:
+            return False
         context = self.context_of(model)
-        if call.model != AUTO or call.operation is not Operation.CHAT or ruling.privacy is Privacy.ANY or not context:
+        if not context:
             return False
         facts = self._facts(call, ruling, asked(msgspec.json.decode(ruling.near())))
         return facts.plain and facts.splits and facts.context_tokens > 0 and facts.tokens > context
