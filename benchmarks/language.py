@@ -115,6 +115,11 @@ class Events(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
+        refused = not self.pieces and not self._tail and not data.startswith(b"HTTP/1.1 200 ")
+        if refused or b'data: {"error"' in data:  # else one would wait for an end that does not come
+            self.done.set_exception(RuntimeError(f"the stream failed: {data[-600:]!r}"))
+            self.transport.close()
+            return
         data = self._tail + data
         whole, _, self._tail = data.rpartition(b"\n")
         count = whole.count(b"data: {")
