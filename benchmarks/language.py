@@ -10,9 +10,11 @@ What is measured, all on this machine, client included; one GGUF, the same threa
 Decode, first and streams are taken in pairs, one after the other, so that drift hurts both; each figure is a median,
 each ratio the median of the ratios within a pair, with the quartiles beside it. Warm-up: one pair that is not counted,
 and a quarter of each load run. LiteLLM lives in its own virtual environment (`--litellm PYTHON`; else made once in
-.venvs/litellm, 310 MB) and is left out with a reason when it cannot be had.
+.venvs/litellm, 310 MB) and is left out with a reason when it cannot be had. llama.cpp has the settings that a service
+of nearfar gives it; with `--as-shipped` it keeps its own where nearfar's are only faster.
 
-    python -m benchmarks.language [--model FILE.gguf] [--pairs 15] [--seconds 4] [--rounds 3] [--no-litellm]
+    python -m benchmarks.language [--model FILE.gguf] [--pairs 15] [--seconds 4] [--rounds 3] [--as-shipped]
+                                  [--no-litellm]
 """
 
 from __future__ import annotations
@@ -90,8 +92,10 @@ class Direct:
 
 
 @contextlib.contextmanager
-def direct(model: Path, threads: int) -> Iterator[Direct]:
-    command = (sys.executable, "-m", "benchmarks.llama_direct", str(model), str(SLOTS), str(threads), str(CONTEXT))
+def direct(model: Path, threads: int, *, shipped: bool = False) -> Iterator[Direct]:
+    command = [sys.executable, "-m", "benchmarks.llama_direct", str(model), str(SLOTS), str(threads), str(CONTEXT)]
+    if shipped:
+        command.append("shipped")
     with process(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
         yield Direct(started)
 
@@ -111,6 +115,11 @@ class Events(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
+        refused = not self.pieces and not self._tail and not data.startswith(b"HTTP/1.1 200 ")
+        if refused or b'data: {"error"' in data:  # else one would wait for an end that does not come
+            self.done.set_exception(RuntimeError(f"the stream failed: {data[-600:]!r}"))
+            self.transport.close()
+            return
         data = self._tail + data
         whole, _, self._tail = data.rpartition(b"\n")
         count = whole.count(b"data: {")
@@ -221,16 +230,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    parser.add_argument("--as-shipped", action="store_true", help="llama.cpp with its own settings, not with nearfar's")
     parser.add_argument("--litellm")
     parser.add_argument("--no-litellm", action="store_true")
     given = parser.parse_args()
     model = given.model or default_model()
     python, why = litellm_python(given.litellm, not given.no_litellm)
     result: dict[str, Any] = {"model": model.name, "tokens": given.tokens, "threads": given.threads}
+    result["as_shipped"] = given.as_shipped
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = stack.enter_context(node(folder, model, given.threads))
-        limit = stack.enter_context(direct(model, given.threads))
+        limit = stack.enter_context(direct(model, given.threads, shipped=given.as_shipped))
         alone = pairs(port, limit, 1, given.tokens, given.pairs)
         many = pairs(port, limit, STREAMS, given.tokens, max(5, given.pairs // 2))
         result["decode"] = {

@@ -3,22 +3,26 @@
 Loads the model with the settings that a service of nearfar gives it, prints the port of the engine's own HTTP server,
 then answers lines on standard input, `STREAMS TOKENS PROMPT_JSON`, by generating that many answers at the same time
 through the engine's Python interface and printing a JSON object: seconds to the first piece (of the first stream),
-seconds from there to the last piece of all, and tokens.
+seconds from there to the last piece of all, tokens, and what the process spent: seconds of processor time and voluntary
+context switches.
 
-    python -m benchmarks.llama_direct MODEL SLOTS THREADS CONTEXT
+With `shipped`, what a service of nearfar switches off only to be faster stays on, as llama.cpp ships it.
+
+    python -m benchmarks.llama_direct MODEL SLOTS THREADS CONTEXT [shipped]
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import threading
 import time
 from typing import Any
 
 
-def loaded(model: str, slots: int, threads: int, context: int) -> Any:
+def loaded(model: str, slots: int, threads: int, context: int, shipped: bool) -> Any:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when the library is imported
     import xllamacpp
 
@@ -27,6 +31,8 @@ def loaded(model: str, slots: int, threads: int, context: int) -> Any:
     parameters.n_ctx, parameters.n_parallel, parameters.kv_unified = context * slots, slots, False
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     parameters.cache_ram_mib, parameters.verbosity = 64, -1
+    if not shipped:
+        parameters.cache_idle_slots = False
     return xllamacpp.Server(parameters)
 
 
@@ -40,6 +46,7 @@ def generate(server: Any, streams: int, body: bytes) -> dict[str, float]:
 
         server.handle_chat_completions(body, take)
 
+    before = resource.getrusage(resource.RUSAGE_SELF)
     start = time.perf_counter()
     threads = [threading.Thread(target=one, args=(number,)) for number in range(streams)]
     for thread in threads:
@@ -48,11 +55,18 @@ def generate(server: Any, streams: int, body: bytes) -> dict[str, float]:
         thread.join()
     pieces = sum(len(each) for each in moments)
     first, last = moments[0][0], max(each[-1] for each in moments)
-    return {"first_s": first - start, "rest_s": last - min(each[0] for each in moments), "pieces": pieces}
+    after = resource.getrusage(resource.RUSAGE_SELF)  # also of threads that have ended
+    return {
+        "first_s": first - start,
+        "rest_s": last - min(each[0] for each in moments),
+        "pieces": pieces,
+        "spent_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "sleeps": after.ru_nvcsw - before.ru_nvcsw,
+    }
 
 
-def main(model: str, slots: str, threads: str, context: str) -> None:
-    server = loaded(model, int(slots), int(threads), int(context))
+def main(model: str, slots: str, threads: str, context: str, shipped: str = "") -> None:
+    server = loaded(model, int(slots), int(threads), int(context), bool(shipped))
     print(server.listening_address.rpartition(":")[2], flush=True)
     for line in sys.stdin:
         streams, _, body = line.partition(" ")

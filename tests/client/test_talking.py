@@ -152,6 +152,56 @@ def test_a_deadline_without_an_answer_is_told(streamed: bool) -> None:
     run(body)
 
 
+def test_a_deadline_is_that_of_the_first_piece_and_leaves_no_trace_in_the_task() -> None:
+    async def body(world: World) -> None:
+        (service,) = await world.add(pieces(b"1", end=False))
+        stream = world.client.text.stream(request(streamed=True, deadline=Milliseconds(300.0)))
+        async with aclosing(stream):
+            assert (await anext(stream)).lines == b"1"
+            asyncio.get_running_loop().call_later(0.6, service.calls[0].reply, LAST)
+            assert (await anext(stream)).last is not None, "later than the deadline"
+        service.script = silent
+        with pytest.raises((DeadlineExceeded, NoCandidate)):
+            await heard(world, deadline=Milliseconds(100.0))
+        task = asyncio.current_task()
+        assert task is not None and not task.cancelling()
+
+    run(body)
+
+
+def test_whoever_stops_waiting_himself_is_not_told_of_a_deadline() -> None:
+    async def body(world: World) -> None:
+        (service,) = await world.add(pieces(b"1", end=False))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await heard(world, deadline=Milliseconds(60_000.0))
+        await until(lambda: service.calls[0].cancelled, "the service knows")
+        service.script = silent
+        task = asyncio.create_task(heard(world, deadline=Milliseconds(100.0)))
+        await until(lambda: len(service.calls) == 2, "it waits")
+        asyncio.get_running_loop().call_later(0.1, task.cancel)  # in about the same moment
+        with pytest.raises((asyncio.CancelledError, DeadlineExceeded, NoCandidate)):
+            await task
+
+    run(body)
+
+
+def test_a_service_that_falls_silent_in_the_middle_cuts_the_stream() -> None:
+    def stalls(service: Service, call: Call) -> None:
+        call.reply(b"", [b"1"], last=False)
+        service.mute = True
+
+    async def body(world: World) -> None:
+        (first,) = await world.add(stalls)
+        with pytest.raises(StreamCut) as caught:
+            await heard(world)
+        assert caught.value.service == first.id and "silent" in str(caught.value.cause)
+        task = asyncio.current_task()
+        assert task is not None and not task.cancelling()
+
+    run(body)
+
+
 def test_a_caller_that_leaves_is_told_to_the_service() -> None:
     async def body(world: World) -> None:
         (service,) = await world.add(pieces(b"1", end=False))

@@ -314,6 +314,22 @@ def test_deeper_than_anybody_needs_is_refused(header: Privacy) -> None:
         ruled({"x": body}, header)
 
 
+@pytest.mark.parametrize("levels", range(DEEPEST - 3, DEEPEST + 3))
+@pytest.mark.parametrize("leaf", ["x", 1, None, [], {}, {"a": "]]}}"}])
+def test_how_deep_a_body_may_be_does_not_depend_on_who_looks(levels: int, leaf: Any) -> None:
+    body: Any = leaf
+    for _ in range(levels):
+        body = [body]
+    refused = []
+    for header in Privacy:
+        try:
+            ruled({"x": body}, header)
+            refused.append(False)
+        except InputError:
+            refused.append(True)
+    assert len(set(refused)) == 1
+
+
 json_values = st.recursive(
     st.none()
     | st.booleans()

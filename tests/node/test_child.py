@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 import pytest
 
-from nearfar.node.child import Child
-from nearfar.node.spec import Milestone
+from nearfar.node.child import CACHED, Child
+from nearfar.node.spec import Milestone, ServiceSpec, TextSpec
 from tests.node.calls import spec
 from tests.waiting import until
 
@@ -34,6 +35,19 @@ def life(code: str, *, kill: str = "") -> Child:
         return child
 
     return asyncio.run(body())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is of glibc")
+def test_a_language_service_starts_with_room_for_small_objects_and_no_other_does() -> None:
+    async def environment_of(given: ServiceSpec) -> str:
+        child = await Child.start(given)
+        told = Path(f"/proc/{child.pid}/environ").read_text()
+        child.kill("seen")
+        await asyncio.wait_for(child.listen(), 60)
+        return told
+
+    assert f"GLIBC_TUNABLES={CACHED}" in asyncio.run(environment_of(spec(text=TextSpec(512, 1))))
+    assert CACHED not in asyncio.run(environment_of(spec()))
 
 
 @pytest.mark.parametrize(

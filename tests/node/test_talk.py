@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nearfar.errors import InferenceError, InputError, MeshError
+from nearfar.node import talk
 from nearfar.node.meter import Meter
 from nearfar.node.talk import TextPool
 from nearfar.node.talkmeter import TextMeter
@@ -114,6 +116,36 @@ def test_pieces_leave_as_they_come_and_the_last_message_has_the_head(tmp_path: P
         lines = b"\n".join(body for _, body in asked.replies if body).splitlines()
         assert all(json.loads(line)["choices"] for line in lines)
         assert meter.report().text.decode_per_s > 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("each_ms", "sizes"),
+    [
+        (20, [1] * 12),  # slower than anybody could want them together
+        (5, [1, 2, 2, 2, 2, 2]),
+        (4, [1, 2, 2, 2, 2, 2]),
+        (2, [1, 8]),
+        (1, [1, *[16] * 2]),
+    ],
+)
+def test_pieces_travel_together_for_as_long_as_nobody_can_see_it(
+    each_ms: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(talk, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+
+    def writes(body: bytes, on_piece: OnPiece) -> None:
+        for number in range(sum(sizes)):
+            now[0] = 1000.0 + number * each_ms / 1000 + 1e-6 * number
+            on_piece(b'{"n": %d}' % number)
+
+    with pool(Scripted(writes)) as (made, _):
+        asked = call(streamed=True)
+        made.accept(asked)
+        until_now(lambda: asked.replies and asked.replies[-1][0], "the last word")
+        told = [body.splitlines() for head, body in asked.replies if not head]
+        assert [len(lines) for lines in told] == sizes
+        assert [json.loads(line)["n"] for lines in told for line in lines] == list(range(sum(sizes)))
 
 
 def test_as_many_are_worked_on_as_there_are_slots_and_the_rest_wait_or_are_refused() -> None:

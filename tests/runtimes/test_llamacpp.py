@@ -234,6 +234,17 @@ def test_the_limit_of_a_service_counts_the_process_itself(path: Path, monkeypatc
         load(path, memory=Bytes((100 << 20) + need - 1))
 
 
+@pytest.mark.parametrize(("kept", "known"), [(llamacpp.PROMPT_CACHE, True), (0, False)])
+def test_a_prompt_is_known_again_after_others_had_the_slot(path: Path, kept: int, known: bool) -> None:
+    made = load(path, slots=1, settings={"prompt_cache": str(kept)})
+    first, other = "Once upon a time there was a girl. " * 3, "The red dog ran over the far hills. " * 3
+    for prompt in (first, other):
+        ask(made, COMPLETE, prompt=prompt, max_tokens=2, temperature=0)
+    reused = ask(made, COMPLETE, prompt=first, max_tokens=2, temperature=0)["timings"]["cache_n"]
+    made.close()
+    assert (reused > 20) is known
+
+
 @pytest.mark.parametrize("slots", [1, 4])
 def test_the_sum_is_what_is_measured(folder: Path, slots: int) -> None:
     """Within a fifth; of 20 MiB and more, as the allocator's own share of less says nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -59,6 +59,8 @@ class State:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """(model, `ok` or error code) -> requests. The names of unknown models are counted as one."""
         self.stages: dict[tuple[str, str], Histogram] = {}
+        self._adds: dict[str, tuple[Callable[[float], None], ...]] = {}
+        """`Histogram.add` of each stage of a model."""
         self.language = LanguageCounts()
         self.versions: dict[tuple[str, str], str] = {}
         """(service, instance) -> version of its model."""
@@ -99,11 +101,17 @@ class State:
 
     def _count(self, model: str, stages: Stages | Times) -> None:
         self.outcomes[(model, "ok")] += 1
-        for name in STAGE_NAMES:
-            histogram = self.stages.get((model, name))
-            if histogram is None:
-                histogram = self.stages[(model, name)] = Histogram()
-            histogram.add(getattr(stages, name))
+        adds = self._adds.get(model)
+        if adds is None:
+            adds = self._adds[model] = tuple(
+                self.stages.setdefault((model, name), Histogram()).add for name in STAGE_NAMES
+            )
+        link, queue, preprocess, inference, postprocess = adds
+        link(stages.link)
+        queue(stages.queue)
+        preprocess(stages.preprocess)
+        inference(stages.inference)
+        postprocess(stages.postprocess)
 
     def failed(self, model: str, code: str, *, language: bool = False) -> None:
         # A label per misspelt name would let a stranger fill the memory of every metrics store.

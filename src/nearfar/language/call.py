@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
@@ -168,11 +168,13 @@ def read_call(
     """The call in a body. Raises `InputError` naming the field."""
     view = fitting(_view.decode, body, '{"model": ..., "messages": [...]}')
     wanted = route or view.nearfar.route or Route.AUTO
-    try:
-        chosen = Route(wanted)
-    except ValueError:
-        raise InputError(f"The route is {wanted[:40]!r}.", f"Use one of {', '.join(Route)}.") from None
-    return TextCall(operation, body, view, qos, chosen, policy, id=f"req-{uuid.uuid4().hex[:16]}")
+    chosen = _ROUTES.get(wanted)
+    if chosen is None:
+        raise InputError(f"The route is {wanted[:40]!r}.", f"Use one of {', '.join(Route)}.")
+    return TextCall(operation, body, view, qos, chosen, policy, id=f"req-{os.urandom(8).hex()}")
+
+
+_ROUTES: Mapping[str, Route] = {route.value: route for route in Route}
 
 
 def fitting(read: Callable[[bytes], T], body: bytes, example: str) -> T:

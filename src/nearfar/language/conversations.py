@@ -95,5 +95,5 @@ def _digest(call: TextCall, messages: Sequence[Any]) -> bytes:
 
 
 def _hash(call: TextCall, what: Sequence[Any]) -> bytes:
-    told = [call.policy.name, call.qos.privacy.value, call.model, bool(call.conversation), what]
+    told = [call.policy.name, call.qos.privacy, call.model, bool(call.conversation), what]
     return hashlib.blake2b(msgspec.json.encode(told), digest_size=16).digest()

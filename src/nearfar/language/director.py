@@ -18,7 +18,7 @@ from nearfar.language.conversations import Conversations
 from nearfar.language.judge.model import Judge
 from nearfar.language.judge.model import default as default_judge
 from nearfar.language.keeping import Keeping, router_of, score
-from nearfar.language.offers import Offer, offers
+from nearfar.language.offers import Lasting, Offer
 from nearfar.language.outcomes import Record
 from nearfar.language.plan import Facts, Plan, Rules, Strategy, Where, plan
 from nearfar.language.privacy.gate import Ruling, rule
@@ -93,6 +93,7 @@ class Director:
         self._router = router
         self.keeping = keeping
         self.conversations = Conversations()
+        self._offers = Lasting()
 
     @cached_property
     def router(self) -> Router:
@@ -108,7 +109,7 @@ class Director:
 
     def offers(self) -> tuple[Offer, ...]:
         now = Seconds(time.monotonic())
-        return offers(self.client.view.snapshot(now), now)
+        return self._offers.of(self.client.view.snapshot(now), now)
 
     def context_of(self, model: str) -> int:
         return next((offer.context for offer in self.offers() if offer.model == model), 0)
@@ -200,8 +201,10 @@ class Director:
 
     def too_long(self, call: TextCall, ruling: Ruling, model: str) -> bool:
         """Whether a private prompt is a question with a document that the model cannot take at once."""
+        if call.model != AUTO or call.operation is not Operation.CHAT or ruling.privacy is Privacy.ANY:
+            return False
         context = self.context_of(model)
-        if call.model != AUTO or call.operation is not Operation.CHAT or ruling.privacy is Privacy.ANY or not context:
+        if not context:
             return False
         facts = self._facts(call, ruling, asked(msgspec.json.decode(ruling.near())))
         return facts.plain and facts.splits and facts.context_tokens > 0 and facts.tokens > context

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
-from nearfar.fleet.snapshot import Snapshot, service_health
+from nearfar.fleet.snapshot import FRESH, Snapshot, service_health
 from nearfar.placement.filters import FAR_RUNTIMES
 from nearfar.types.ids import ModelName
 from nearfar.types.units import Bytes, Seconds
@@ -64,6 +66,34 @@ def offers(snapshot: Snapshot, now: Seconds) -> tuple[Offer, ...]:
             reason="" if healthy or old.services else reason,
         )
     return tuple(sorted(found.values(), key=_order))
+
+
+class Lasting:
+    """`offers`, made anew only when it could come out otherwise: each call of a language model asks more than once."""
+
+    def __init__(self) -> None:
+        self._from: tuple[object, object] = (None, None)
+        self._until = -math.inf
+        self._made: tuple[Offer, ...] = ()
+
+    def of(self, snapshot: Snapshot, now: Seconds) -> tuple[Offer, ...]:
+        services, nodes = self._from  # mappings are never changed once they stand in a snapshot
+        if services is not snapshot.services or nodes is not snapshot.nodes or now > self._until:
+            self._made = offers(snapshot, now)
+            self._from = (snapshot.services, snapshot.nodes)
+            self._until = _lasts(snapshot, now)
+        return self._made
+
+
+def _lasts(snapshot: Snapshot, now: Seconds) -> float:
+    """Until when the time alone changes nothing: the first healthy service to go stale. The reasons of those that are
+    not healthy tell ages, which are never old."""
+    until = math.inf
+    for view in snapshot.services.values():
+        if view.report.text is not None and view.alive:
+            healthy, _, _ = service_health(view, snapshot.nodes.get(view.report.node), now)
+            until = min(until, view.heard + FRESH if healthy else -math.inf)
+    return until
 
 
 def _order(offer: Offer) -> tuple[bool, bool, float, str]:

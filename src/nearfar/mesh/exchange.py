@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from nearfar.errors import DeadlineExceeded, MeshError, TooLarge, Unreachable
@@ -36,37 +36,41 @@ def late(key: str, timeout: float) -> DeadlineExceeded:
 
 
 class _Waiting:
-    __slots__ = ("future", "holders", "key", "queue", "timer")
+    __slots__ = ("future", "holders", "items", "key", "timer", "wake")
 
     def __init__(self, key: str, holders: frozenset[str], future: asyncio.Future[Message] | None) -> None:
         self.key = key
         self.holders = holders
         self.future = future
-        self.queue: asyncio.Queue[Message | MeshError | DeadlineExceeded] | None = (
-            None if future is not None else asyncio.Queue()
-        )
+        """Of the one answer; None when there may be several, which are then `items`."""
+        self.items: deque[Message | MeshError | DeadlineExceeded] = deque()
+        self.wake: asyncio.Future[None] | None = None
+        """Who waits for the next item."""
         self.timer: asyncio.TimerHandle | None = None
 
     def put(self, message: Message) -> None:
         if self.future is None:
-            assert self.queue is not None
-            self.queue.put_nowait(message)
+            self._add(message)
         elif not self.future.done():
             self.future.set_result(message)
 
     def fail(self, error: MeshError | DeadlineExceeded) -> None:
         if self.future is None:
-            assert self.queue is not None
-            self.queue.put_nowait(error)
+            self._add(error)
         elif not self.future.done():
             self.future.set_exception(error)
+
+    def _add(self, item: Message | MeshError | DeadlineExceeded) -> None:
+        self.items.append(item)
+        if self.wake is not None and not self.wake.done():
+            self.wake.set_result(None)
 
 
 class Exchange:
     """Pending requests of one mesh. Used from one event loop at a time."""
 
     def __init__(
-        self, send: Send, cancel: Cancel, holders: Callable[[str], Collection[str]], near: Near | None = None
+        self, send: Send, cancel: Cancel, holders: Callable[[str], frozenset[str]], near: Near | None = None
     ) -> None:
         """`holders` tells who is alive at a key: none, one, or for a while a server and its successor."""
         self._send = send
@@ -170,7 +174,7 @@ class Exchange:
             raise TooLarge(f"A message of {size} bytes is over the limit of {MAX_MESSAGE}.", "Send less at once.")
         if timeout <= 0:
             raise DeadlineExceeded("The deadline passed before the request was sent.")
-        holders = frozenset(self._holders(key))
+        holders = self._holders(key)
         if not holders:
             raise Unreachable(f"Nobody serves {key}.", "See 'nearfar services' for what runs where.")
         loop = asyncio.get_running_loop()
@@ -219,15 +223,18 @@ class Exchange:
         self, key: str, head: bytes, body: Sequence[Buffer], timeout: float
     ) -> AsyncGenerator[Message, None]:
         number, waiting = self._begin(key, body, timeout, streamed=True)
-        assert waiting.queue is not None
+        items, loop = waiting.items, asyncio.get_running_loop()
         try:
             self._dispatch(key, number, head, body)
             while True:
-                item = await waiting.queue.get()
+                while not items:
+                    waiting.wake = loop.create_future()
+                    await waiting.wake
+                item = items.popleft()
                 if not isinstance(item, Message):
                     raise item
                 yield item
-                if number not in self._waiting and waiting.queue.empty():
+                if not items and number not in self._waiting:
                     return
         finally:
             if number in self._waiting:

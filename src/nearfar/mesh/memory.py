@@ -181,8 +181,8 @@ class MemoryMesh(Mesh):
 
         return _Declared(withdraw)
 
-    def _holders_of(self, key: str) -> tuple[str, ...]:
-        return tuple(
+    def _holders_of(self, key: str) -> frozenset[str]:
+        return frozenset(
             member.identity
             for member in tuple(self.ether.members)
             if key in member.announced() and self.ether.connected(self, member)

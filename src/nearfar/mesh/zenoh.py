@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -41,6 +41,7 @@ _TO_CALLER = struct.Struct("<BQ")  # kind, correlation; the head follows
 
 _BLOCK = zenoh.CongestionControl.BLOCK
 _DROP = zenoh.CongestionControl.DROP
+_NOBODY: frozenset[str] = frozenset()
 
 
 def _config(options: ZenohOptions) -> Any:
@@ -185,7 +186,7 @@ class ZenohMesh(Mesh):
         self.identity = uuid.uuid4().hex[:16]
         self._root = f"nearfar/{options.fleet}"
         self._calls: dict[tuple[str, int], _ZenohCall] = {}
-        self._holders: dict[str, set[str]] = {}
+        self._holders: dict[str, frozenset[str]] = {}
         """Keys that are alive, with the identities that hold a token there."""
         self._watchers: list[tuple[str, OnChange]] = []
         self._alive_lock = threading.RLock()
@@ -256,9 +257,8 @@ class ZenohMesh(Mesh):
         else:
             self._ways[key] = way
 
-    def _holders_of(self, key: str) -> Collection[str]:
-        with self._alive_lock:
-            return tuple(self._holders.get(key, ()))
+    def _holders_of(self, key: str) -> frozenset[str]:
+        return self._holders.get(key, _NOBODY)  # replaced as a whole when one comes or goes: no lock, no copy
 
     def _cancel(self, key: str, number: int) -> None:
         way = self._ways.get(key)
@@ -282,12 +282,14 @@ class ZenohMesh(Mesh):
         key, _, holder = str(sample.key_expr)[len(self._root) + 7 :].rpartition("/")
         appeared = sample.kind == zenoh.SampleKind.PUT
         with self._alive_lock:
-            holders = self._holders.setdefault(key, set())
+            holders = self._holders.get(key, _NOBODY)
             before = bool(holders)
-            (holders.add if appeared else holders.discard)(holder)
+            holders = holders | {holder} if appeared else holders - {holder}
             after = bool(holders)
-            if not after:
-                del self._holders[key]
+            if after:
+                self._holders[key] = holders
+            else:
+                self._holders.pop(key, None)
             if before != after:
                 for pattern, on_change in tuple(self._watchers):
                     if matches(pattern, key):

@@ -30,6 +30,9 @@ from nearfar.types.wire import TEXT, CallHead, Operation, ReplyHead, TextContext
 log = logging.getLogger(__name__)
 TOGETHER = 0.008
 """Seconds within which pieces of one answer travel together: above 125 pieces a second nobody sees the difference."""
+FEW = 2
+"""More pieces than this in that time are written faster than anybody reads: they travel together for twice as long, as
+a screen shows 60 pictures a second."""
 MOST_TOGETHER = 0.032
 """The same while several answers are written at once, which share the machine: 30 pieces a second, as a film has."""
 GRACE = 0.5
@@ -68,14 +71,16 @@ class _Sender:
             self.first = now
         self.last = piece
         self._held.append(piece)
-        if self._streamed and now - self._sent >= self._together():
+        if self._streamed and self._due(now - self._sent):
             self._call.reply(b"", [NEWLINE.join(self._held)], last=False)
             self._held.clear()
             self._sent = now
         return self._call.cancelled
 
-    def _together(self) -> float:
-        return min(MOST_TOGETHER, TOGETHER * len(self._at_once))
+    def _due(self, since: float) -> bool:
+        """Whether what is held goes out, so many seconds after the last message."""
+        together = min(MOST_TOGETHER, TOGETHER * len(self._at_once))
+        return since >= together and (len(self._held) <= FEW or since >= min(MOST_TOGETHER, 2 * together))
 
     def flush(self) -> None:
         """Send what is held back; more is to come."""

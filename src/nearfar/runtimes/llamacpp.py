@@ -128,6 +128,9 @@ def _parameters(module: Any, path: Path, options: TextOptions, context: int) -> 
     # A prompt is read in parts of this size; between two of them others get their turn, and a stop is heard.
     parameters.n_batch = parameters.n_ubatch = context if options.embedding else gguf.BATCH
     parameters.cache_ram_mib = int(options.settings.get("prompt_cache", PROMPT_CACHE)) // MIB
+    # Else each call makes the engine look at what every idle slot holds: a tenth of a millisecond and more, on the one
+    # thread that all wait for. What a slot is about to lose is kept all the same; only a shared context gains by more.
+    parameters.cache_idle_slots = False
     parameters.verbosity = -1
     parameters.api_keys = [secrets.token_urlsafe(32)]
     parameters.embedding = options.embedding

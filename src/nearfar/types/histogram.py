@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 SUB = 32
+_STEPS = 2 * SUB
 _LEAST = 1e-3  # milliseconds: everything below is bucket 0
 _MOST = 1e5
 
@@ -19,8 +20,8 @@ def bucket_of(value_ms: float) -> int:
     """The bucket of a value in milliseconds; NaN and negatives count as 0."""
     if not value_ms > _LEAST:
         return 0
-    mantissa, exponent = math.frexp(min(value_ms, _MOST) / _LEAST)  # 0.5 <= mantissa < 1
-    return (exponent - 1) * SUB + int((mantissa * 2 - 1) * SUB) + 1
+    mantissa, exponent = math.frexp((value_ms if value_ms < _MOST else _MOST) / _LEAST)  # 0.5 <= mantissa < 1
+    return exponent * SUB + int(mantissa * _STEPS) - _STEPS + 1
 
 
 def upper_bound(bucket: int) -> float:
@@ -47,9 +48,11 @@ class Histogram:
 
     def add(self, value_ms: float) -> None:
         bucket = bucket_of(value_ms)
-        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+        counts = self.counts
+        counts[bucket] = counts.get(bucket, 0) + 1
         self.total += 1
-        self.sum += value_ms if value_ms > 0 else 0.0
+        if value_ms > 0:
+            self.sum += value_ms
 
     def merge(self, other: Histogram) -> None:
         for bucket, count in other.counts.items():

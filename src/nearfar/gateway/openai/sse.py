@@ -20,7 +20,8 @@ _HEAD = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # a proxy that collects the answer first would make streaming pointless
 ]
-_ENDS = (b'"finish_reason":"', b'"finish_reason": "', b'"usage":{', b'"usage": {')
+_REASON, _REASON_SPACED = b'"finish_reason":"', b'"finish_reason": "'
+_USAGE, _USAGE_SPACED = b'"usage":{', b'"usage": {'
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -129,7 +130,7 @@ def _events(lines: bytes) -> bytes:
 
 def _ends(chunk: bytes) -> bool:
     """Whether it says why the text ended, or what was used. A text that holds these words has escaped quotes there."""
-    return any(mark in chunk for mark in _ENDS)
+    return _REASON in chunk or _REASON_SPACED in chunk or _USAGE in chunk or _USAGE_SPACED in chunk
 
 
 def _own(seen: bytes) -> bytes:

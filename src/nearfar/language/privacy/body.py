@@ -84,6 +84,15 @@ def _leaves(value: Any, path: Path, key: str, fixed: bool) -> Iterator[Leaf]:
         yield Leaf(path, key, str(value), True)
 
 
+def check_depth(body: bytes, request: Mapping[str, Any]) -> None:
+    """Raises `InputError` for more than `DEEPEST` levels, as `leaves` does; `body` is the JSON of `request`.
+
+    A bound from above that costs little comes first: a body without so many brackets is not so deep."""
+    if body.count(b"{") + body.count(b"[") > DEEPEST:
+        for _ in leaves(request):
+            pass
+
+
 def unreadable(body: Mapping[str, Any]) -> str:
     """What the body holds that no detector can read, in words; empty when there is nothing of the kind."""
     for name in _TOKENS:
@@ -104,15 +113,27 @@ def _unreadable(value: Any, part: bool) -> str:
         for name, member in value.items():
             if name in _OPAQUE_KEYS and isinstance(member, str | dict | list) and member and not _schema(member):
                 return "it holds a picture, sound, a file or tokens"
-            if found := _unreadable(member, name == "content" and isinstance(member, list)):
+            if isinstance(member, str):
+                if _is_data(member):
+                    return _DATA
+            elif isinstance(member, (dict, list)) and (
+                found := _unreadable(member, name == "content" and isinstance(member, list))
+            ):
                 return found
     elif isinstance(value, list):
         for member in value:
             if found := _unreadable(member, part):
                 return found
-    elif isinstance(value, str) and value[:64].lstrip().lower().startswith("data:") and "," in value[:256]:
-        return "it holds a picture, sound or a file"
+    elif isinstance(value, str) and _is_data(value):
+        return _DATA
     return ""
+
+
+_DATA = "it holds a picture, sound or a file"
+
+
+def _is_data(text: str) -> bool:
+    return text[:64].lstrip()[:5].lower() == "data:" and "," in text[:256]
 
 
 def _schema(member: Any) -> bool:

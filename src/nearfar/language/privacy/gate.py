@@ -116,7 +116,7 @@ def rule(
         reasons.append(f"{what}, which no detector can read")
 
     if privacy is not Privacy.ANY and action is not OnPersonalData.REFUSE:
-        list(bodies.leaves(request))  # a body that is nested too deeply is refused everywhere alike
+        bodies.check_depth(body, request)  # a body that is nested too deeply is refused everywhere alike
         return Ruling(privacy, tuple(reasons), {}, "", None, Sealed(body), None)
     return _searched(body, request, privacy, action, reasons, policy, find)
 
