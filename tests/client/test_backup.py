@@ -36,7 +36,8 @@ def test_a_second_service_answers_when_the_first_takes_too_long_and_the_stream_s
         assert len(slow.calls) == len(quick.calls) == 1
         await until(lambda: slow.calls[0].cancelled, "the first copy is cancelled")
         counts = world.client.robust.counts
-        assert (counts.requests, counts.hedges, counts.won) == (1, 1, 1)
+        # One that a busy machine keeps from reporting has fallen silent, and is not waited for until it is slow.
+        assert (counts.requests, counts.hedges + counts.asked_again, counts.won) == (1, 1, 1)
         snapshot = world.client.snapshot()
         assert not snapshot.pending and not snapshot.owed
         assert slow.id not in snapshot.observed or snapshot.observed[slow.id].failures == 0, "no failure of the first"

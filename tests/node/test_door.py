@@ -260,7 +260,7 @@ def test_what_a_server_said_last_is_read_before_it_counts_as_gone() -> None:
         fleet = uuid.uuid4().hex
         called: list[Call] = []
         opened = Door(fleet, KEY, called.append)
-        exchange = Exchange(lambda *_: None, lambda *_: None, lambda _: {"one"}, lambda *sent: near(*sent))
+        exchange = Exchange(lambda *_: None, lambda *_: None, lambda _: frozenset({"one"}), lambda *sent: near(*sent))
         way = await find(fleet, KEY, exchange.deliver_now, lambda: None)
         assert way is not None
 

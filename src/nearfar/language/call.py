@@ -37,7 +37,7 @@ class Wishes(msgspec.Struct, frozen=True):
 
     privacy: str = ""
     """`local`, `fleet` or `any`; the strictest of this, the header and the key's policy holds."""
-    route: str = ""
+    route: str = "auto"
     """`auto`, `near` or `far`."""
     cache: bool | None = None
     """Whether a kept answer will do; None: when the same request is to have the same answer anyway."""
@@ -167,7 +167,7 @@ def read_call(
 ) -> TextCall:
     """The call in a body. Raises `InputError` naming the field."""
     view = fitting(_view.decode, body, '{"model": ..., "messages": [...]}')
-    wanted = route or view.nearfar.route or Route.AUTO
+    wanted = route or view.nearfar.route
     chosen = _ROUTES.get(wanted)
     if chosen is None:
         raise InputError(f"The route is {wanted[:40]!r}.", f"Use one of {', '.join(Route)}.")

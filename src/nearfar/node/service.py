@@ -252,7 +252,7 @@ def serve(spec: ServiceSpec, stop: threading.Event) -> None:
         reporter.now()
     busy = not meter.idle
     pool.close()  # first answer what waits, then withdraw: a caller that still waits must not see us vanish
-    if busy:
+    if busy and meter.idle:  # what hangs says nothing any more
         time.sleep(LAST_WORDS)
     if tester is not None:
         tester.close()

@@ -162,6 +162,9 @@ def test_what_cannot_be_kept_is_refused_with_every_candidate(client: Any) -> Non
 def test_wishes_that_cannot_be_read_name_their_place(client: Any) -> None:
     with pytest.raises(openai.BadRequestError) as header:
         client.chat.completions.create(**GREEDY, extra_headers={"Nearfar-Route": "sideways"})
+    for route in ("", "sideways", None):
+        with pytest.raises(openai.BadRequestError, match="route"):
+            client.chat.completions.create(**GREEDY, extra_body={"nearfar": {"route": route}})
     assert "sideways" in str(header.value)
     with pytest.raises(openai.BadRequestError) as field:
         client.chat.completions.create(**GREEDY, extra_body={"nearfar": {"privacy": "very"}})
