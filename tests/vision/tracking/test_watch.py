@@ -120,7 +120,11 @@ def test_a_model_that_finds_no_boxes_is_refused(clip: Path, monkeypatch: pytest.
     async def connect(_: Any, **__: Any) -> Any:
         yield Client()
 
-    monkeypatch.setattr("nearfar.client.connect.connect", connect)
+    async def at_once(*_: Any) -> None:
+        return
+
+    monkeypatch.setattr("nearfar.cli.starting.connected", connect)
+    monkeypatch.setattr("nearfar.cli.starting.until_service", at_once)
     monkeypatch.setattr("nearfar.gateway.answers.manifest_of", lambda _: SimpleNamespace(task=Task.CLASSIFICATION))
     monkeypatch.setattr("nearfar.gateway.answers.labels_in", lambda _: ("rose",))
     work = cli._watch(
