@@ -157,7 +157,7 @@ def _only(facts: Facts, near: Offer | None, far: Offer | None, barred: str, refu
         why = "far was asked for" if facts.route is Route.FAR else "no model answers near just now"
         return Plan(Where.FAR, far.model, (why,), expected_cost=far.cost, refused=tuple(refused))
     if facts.route is Route.FAR and not barred and not refused:
-        hint = "Add one: nearfar far add. Why one does not run, nearfar services says. Or ask with the route near or auto."
+        hint = "Add one: nearfar far add; see why one does not run: nearfar services; or ask with the route near."
         raise NoCandidate("No far end is there.", hint)
     told = "; ".join(refused) or "the fleet serves no language model"
     hint = "Start one: nearfar up --model FILE.gguf, or nearfar far add."
