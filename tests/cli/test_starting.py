@@ -46,6 +46,13 @@ def test_run_and_watch_wait_for_a_node_and_its_model(lab: Lab, tmp_path: Path) -
     assert watched.code == 0 and watched.json["frames"]["answered"] == 1, watched.err
 
 
+def test_commands_ask_the_fleet_that_runs_here_unless_another_is_named(lab: Lab, tmp_path: Path) -> None:
+    node = lab.node("a", [fake(tmp_path, "echo")])
+    assert [row["node"] for row in nearfar("nodes", "--json", home=node.home).json] == ["a"], "none was named"
+    assert nearfar("nodes", "--json", "--fleet", "elsewhere", home=node.home).json == []
+    assert nearfar("nodes", "--json", home=node.home, env={"NEARFAR_MESH_FLEET": "elsewhere"}).json == []
+
+
 def until_told(command: subprocess.Popen[str], what: str) -> None:
     """Read its standard error until it says so."""
     assert command.stderr is not None

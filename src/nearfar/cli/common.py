@@ -41,6 +41,21 @@ def fleet_flags(home: Path | None, fleet: str | None, join: list[str] | None, co
     }
 
 
+def asking(home: Path | None, fleet: str | None, join: list[str] | None, config: Path | None) -> Settings:
+    """Settings of a command that asks a fleet. Where nobody names one, it is that of the nodes which run in this home
+    folder: who typed `nearfar up --fleet yard` need not repeat it."""
+    from nearfar.node.identity import running
+    from nearfar.settings import MeshSettings
+
+    flags = fleet_flags(home, fleet, join, config)
+    chosen = settings(flags)
+    if fleet is None and not join and chosen.mesh.fleet == MeshSettings().fleet:
+        fleets = {entry.fleet for entry in running(chosen.home)}
+        if len(fleets) == 1:
+            return settings({**flags, "mesh.fleet": fleets.pop()})
+    return chosen
+
+
 def in_loop(work: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where there is one. Ctrl-C cancels the work, which cleans up, and exits with 130.
 

@@ -12,12 +12,11 @@ from nearfar.cli.common import (
     Home,
     Join,
     Json,
+    asking,
     console,
     escape,
-    fleet_flags,
     in_loop,
     print_json,
-    settings,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def nodes(json: Json = False, home: Home = None, fleet: Fleet = None, join: Join
     """List the nodes of the fleet."""
     from nearfar.gateway.fleet import nodes_as_json
 
-    rows = nodes_as_json(*in_loop(look(settings(fleet_flags(home, fleet, join, config)))))
+    rows = nodes_as_json(*in_loop(look(asking(home, fleet, join, config))))
     if json:
         print_json(rows)
         return
@@ -68,7 +67,7 @@ def services(
     """List the services of the fleet: what runs where, how it does, and why this variant."""
     from nearfar.gateway.fleet import services_as_json
 
-    rows = services_as_json(*in_loop(look(settings(fleet_flags(home, fleet, join, config)))))
+    rows = services_as_json(*in_loop(look(asking(home, fleet, join, config))))
     if json:
         print_json(rows)
         return

@@ -14,6 +14,7 @@ from nearfar.cli.common import (
     Home,
     Join,
     Json,
+    asking,
     console,
     escape,
     fleet_flags,
@@ -49,7 +50,7 @@ def models(
     from nearfar.cli.fleet import look, show
     from nearfar.gateway.fleet import models_as_json
 
-    chosen = settings(fleet_flags(home, fleet, join, config))
+    chosen = asking(home, fleet, join, config)
     rows = {row["model"]: row for row in models_as_json(*in_loop(look(chosen)))}
     store = _store(home, config)
     for name, reason in store.broken().items():

@@ -14,9 +14,9 @@ from nearfar.cli.common import (
     Home,
     Join,
     Json,
+    asking,
     console,
     escape,
-    fleet_flags,
     home_and_config,
     in_loop,
     print_json,
@@ -54,7 +54,7 @@ def explain(
 ) -> None:
     """Say where a prompt would go and why, what it would cost and how good it would be. Nothing is sent."""
     home, config = home_and_config(context, home, config)
-    chosen = settings(fleet_flags(home, fleet, join, config))
+    chosen = asking(home, fleet, join, config)
     told = in_loop(_explained(chosen, prompt, system, private, route, max_tokens))
     if json:
         print_json(told)
@@ -225,7 +225,7 @@ def train(
     chosen = settings({"home": str(home) if home else None, "config": str(config) if config else None})
     rows = _from_file(data) if data is not None else _from_log(chosen)
     if embedding:
-        data_, wrong = in_loop(_vectors(settings(fleet_flags(home, fleet, join, config)), embedding, rows))
+        data_, wrong = in_loop(_vectors(asking(home, fleet, join, config), embedding, rows))
         place, count = output or chosen.home / HEAD, len(rows)
     else:
         made = trained(rows)

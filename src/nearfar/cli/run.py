@@ -13,12 +13,11 @@ from nearfar.cli.common import (
     Home,
     Join,
     Json,
+    asking,
     console,
     escape,
-    fleet_flags,
     in_loop,
     print_json,
-    settings,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def run(
     data = read_picture(image)
     if output is not None:
         check_target(output)
-    chosen = settings(fleet_flags(home, fleet, join, config))
+    chosen = asking(home, fleet, join, config)
     answer, told, labels = in_loop(_ask(chosen, model, data, qos_of(deadline, privacy, node, max_cost, degrade)))
     drawn = output if "detections" in told else None
     try:

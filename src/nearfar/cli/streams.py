@@ -14,12 +14,11 @@ from nearfar.cli.common import (
     Home,
     Join,
     Json,
+    asking,
     console,
     escape,
-    fleet_flags,
     in_loop,
     print_json,
-    settings,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def streams(
     from nearfar.cli.fleet import show
     from nearfar.cli.story import moment
 
-    rows = [_row(status) for status in in_loop(_list(settings(fleet_flags(home, fleet, join, config))))]
+    rows = [_row(status) for status in in_loop(_list(asking(home, fleet, join, config)))]
     if json:
         print_json(rows)
         return
@@ -109,7 +108,7 @@ def explain(
     """Tell what was decided for a stream and why: figures, refusals, failures, moves."""
     from nearfar.cli import story
 
-    chosen = settings(fleet_flags(home, fleet, join, config))
+    chosen = asking(home, fleet, join, config)
     if follow:
         in_loop(_follow(chosen, stream, last, json))
         return

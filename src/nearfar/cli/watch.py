@@ -14,12 +14,11 @@ from nearfar.cli.common import (
     Home,
     Join,
     Json,
+    asking,
     console,
     escape,
-    fleet_flags,
     in_loop,
     print_json,
-    settings,
 )
 from nearfar.cli.run import qos_of
 
@@ -98,7 +97,7 @@ def watch(
     if display not in (None, "terminal", "none"):
         raise InputError(f"--display is {display!r}.", "Use terminal or none.")
     role = _role(stream, takeover, standby)
-    chosen = settings(fleet_flags(home, fleet, join, config))
+    chosen = asking(home, fleet, join, config)
     qos = qos_of(deadline, privacy, node, max_cost, degrade, percentile, stream=True)
     follow = _follow(track, line or [], zone or [])
     opened = open_source(source, loop=loop, realtime=realtime)
