@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    import asyncio
+
     from rich.console import Console
 
     from nearfar.settings import Settings
@@ -54,6 +56,22 @@ def asking(home: Path | None, fleet: str | None, join: list[str] | None, config:
         if len(fleets) == 1:
             return settings({**flags, "mesh.fleet": fleets.pop()})
     return chosen
+
+
+def stop_once(task: asyncio.Task[Any]) -> Callable[[], None]:
+    """What cancels the task when it is called first, and does nothing after that: what cleans up is left alone.
+
+    `task.cancelling()` would not tell: a timeout in the task that ends just now cancels it too, and takes that back.
+    """
+    called = False
+
+    def stop() -> None:
+        nonlocal called
+        if not called:
+            called = True
+            task.cancel()
+
+    return stop
 
 
 def in_loop(work: Coroutine[Any, Any, T]) -> T:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearfar.cli.common import Config, Fleet, Home, Join, console, fleet_flags, in_loop, settings
+from nearfar.cli.common import Config, Fleet, Home, Join, console, fleet_flags, in_loop, settings, stop_once
 
 if TYPE_CHECKING:
     from nearfar.models.store import Store
@@ -117,7 +117,7 @@ async def run_node(settings: Settings, wanted: list[str], *, as_json: bool = Fal
 
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task.cancelling() or task.cancel())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop_once(task))
     node = node_id(settings.home, settings.node.id)
     claim = Claim(settings.home, node)
     try:
